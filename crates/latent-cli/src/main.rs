@@ -1,0 +1,2 @@
+//! The `latent` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Bytes on disk to plain data and back: weights, configs, pictures.

@@ -1,0 +1,1 @@
+//! Architectures, their configs, weight names and tokenizers.

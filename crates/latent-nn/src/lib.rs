@@ -1,0 +1,1 @@
+//! Our operations put into Burn, layers made of them, devices and precision.

@@ -1,0 +1,1 @@
+//! Schedules, samplers, guidance and random generators on host arrays; knows no model and no device.

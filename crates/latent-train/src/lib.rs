@@ -1,0 +1,1 @@
+//! Trains the autoencoder, the text encoder and the U-Net; measures them.

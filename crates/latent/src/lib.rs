@@ -1,0 +1,1 @@
+//! Latent diffusion: words to pictures, on a CPU or a GPU.

@@ -1,0 +1,1 @@
+//! Short programs that use the library; see the files beside this folder.
