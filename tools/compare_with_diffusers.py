@@ -1,0 +1,66 @@
+"""Draws with Python's diffusers from a model folder and compares with the latents that `latent generate` saved.
+
+    latent export built-in
+    latent generate "a red apple, 3d style" --model built-in --seed 1 --steps 20 --sampler ddim --guidance 5 \
+        --precision f32 --save-latents ours.safetensors -o ours.png
+    python tools/compare_with_diffusers.py built-in ours.safetensors --prompt "a red apple, 3d style" --seed 1 \
+        --steps 20 --sampler ddim --guidance 5 --save theirs.png
+
+Prints the largest difference relative to the largest latent and fails above --tolerance.
+Needs torch, diffusers, transformers, safetensors.
+"""
+import argparse
+import sys
+
+import torch
+from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
+                       EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline,
+                       UniPCMultistepScheduler)
+from safetensors.torch import load_file
+
+SAMPLERS = {
+    "ddim": (DDIMScheduler, {}),
+    "ddpm": (DDPMScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
+    "dpmpp_2m_karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "unipc": (UniPCMultistepScheduler, {}),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("latents")
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--negative", default="")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--sampler", choices=SAMPLERS, default="ddim")
+    parser.add_argument("--tolerance", type=float, default=1e-3)
+    parser.add_argument("--save")
+    a = parser.parse_args()
+
+    pipeline = StableDiffusionPipeline.from_pretrained(a.model, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    kind, more = SAMPLERS[a.sampler]
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **more)
+    ours = load_file(a.latents)["latents"]
+    scale = pipeline.vae_scale_factor
+    call = dict(prompt=a.prompt, negative_prompt=a.negative, num_inference_steps=a.steps, guidance_scale=a.guidance,
+                height=ours.shape[2] * scale, width=ours.shape[3] * scale)
+    draw = lambda kind: pipeline(**call, generator=torch.Generator().manual_seed(a.seed), output_type=kind).images
+    theirs = draw("latent")
+    difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    print(f"largest difference {difference:.2e} of the largest latent, tolerance {a.tolerance:.0e}")
+    if a.save:
+        draw("pil")[0].save(a.save)
+    sys.exit(difference > a.tolerance)
+
+
+if __name__ == "__main__":
+    main()
