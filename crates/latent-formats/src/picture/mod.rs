@@ -1,0 +1,14 @@
+//! Pictures: eight bits of red, green and blue a pixel, and what is done to them on the host.
+
+mod decode;
+mod encode;
+mod measure;
+mod pixels;
+mod resize;
+mod sheet;
+
+pub use encode::PictureFormat;
+pub use measure::{psnr, ssim};
+pub use pixels::Picture;
+pub use resize::Filter;
+pub use sheet::Sheet;
