@@ -19,6 +19,7 @@ mod error;
 mod json;
 mod mapped;
 mod model_index;
+mod pickle;
 mod picture;
 mod plot;
 mod safetensors;

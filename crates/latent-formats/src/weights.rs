@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{Bytes, Dtype, FormatError, parse_json, safetensors};
+use crate::{Bytes, Dtype, FormatError, parse_json, pickle, safetensors};
 
 /// A kind of weights file.
 pub struct WeightFormat {
@@ -26,6 +26,13 @@ pub const FORMATS: &[WeightFormat] = &[
         extensions: &["safetensors"],
         recognises: safetensors::recognises,
         read: safetensors::read,
+    },
+    // What PyTorch saves by itself: older checkpoints and embeddings.
+    WeightFormat {
+        name: "PyTorch pickle",
+        extensions: &["ckpt", "pt", "pth", "bin"],
+        recognises: pickle::recognises,
+        read: pickle::read,
     },
 ];
 

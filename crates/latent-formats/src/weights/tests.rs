@@ -101,7 +101,7 @@ fn a_lfs_pointer_is_told_apart() {
 
 #[test]
 fn a_file_of_no_known_format_is_refused_by_its_content() {
-    let message = Weights::from_bytes("a.bin", Bytes::from_static(b"<html><body>"))
+    let message = Weights::from_bytes("a.html", Bytes::from_static(b"<html><body>"))
         .unwrap_err()
         .to_string();
     assert!(
