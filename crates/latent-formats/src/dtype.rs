@@ -1,5 +1,6 @@
 //! Kinds of numbers in weights files, and their way to `f32` and back.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// A kind of number that a weights file may hold.
@@ -95,8 +96,10 @@ impl Dtype {
             Self::F8E5m2 => bytes.iter().map(|&b| f8_e5m2(b)).collect(),
             Self::I16 => each(bytes, |b| f32::from(i16::from_le_bytes(b))),
             Self::U16 => each(bytes, |b| f32::from(u16::from_le_bytes(b))),
-            Self::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Self::Bf16 => each(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Self::F16 => f16_to_f32(bytes),
+            Self::Bf16 => each(bytes, |b| {
+                f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)
+            }),
             Self::I32 => each(bytes, |b| i32::from_le_bytes(b) as f32),
             Self::U32 => each(bytes, |b| u32::from_le_bytes(b) as f32),
             Self::F32 => each(bytes, f32::from_le_bytes),
@@ -128,15 +131,36 @@ impl Dtype {
     /// or BF16.
     pub(crate) fn append_f32(self, values: &[f32], bytes: &mut Vec<u8>) -> Option<()> {
         match self {
-            Self::F32 => bytes.extend(values.iter().flat_map(|v| v.to_le_bytes())),
-            Self::F16 => bytes.extend(values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes())),
-            Self::Bf16 => {
-                bytes.extend(values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()))
-            }
+            Self::F32 => append(values, bytes, f32::to_le_bytes),
+            Self::F16 => append(values, bytes, |value| f16::from_f32(value).to_le_bytes()),
+            Self::Bf16 => append(values, bytes, |value| bf16::from_f32(value).to_le_bytes()),
             _ => return None,
         }
         Some(())
     }
+}
+
+fn append<const N: usize>(values: &[f32], bytes: &mut Vec<u8>, convert: impl Fn(f32) -> [u8; N]) {
+    let start = bytes.len();
+    bytes.resize(start + values.len() * N, 0);
+    let places = bytes[start..].as_chunks_mut::<N>().0;
+    for (place, &value) in places.iter_mut().zip(values) {
+        *place = convert(value);
+    }
+}
+
+/// Many at a time, so that the processor's own conversion is asked for once and not for each value.
+fn f16_to_f32(bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![0.0; bytes.len() / 2];
+    let mut halves = [f16::ZERO; 1024];
+    for (out, bytes) in out.chunks_mut(1024).zip(bytes.chunks(2048)) {
+        let halves = &mut halves[..out.len()];
+        for (half, &bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *half = f16::from_le_bytes(bytes);
+        }
+        halves.convert_to_f32_slice(out);
+    }
+    out
 }
 
 fn each<T, const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> Vec<T> {
@@ -201,6 +225,27 @@ mod tests {
         assert_eq!(Dtype::U64.to_i64(&u64::MAX.to_le_bytes()), None);
         assert_eq!(Dtype::U64.to_i64(&7u64.to_le_bytes()), Some(vec![7]));
         assert_eq!(Dtype::F32.to_i64(&[0; 4]), None);
+    }
+
+    #[test]
+    fn every_half_becomes_the_number_it_means() {
+        let bits: Vec<u16> = (0..=u16::MAX).collect();
+        let bytes: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        let pairs = |dtype: Dtype| bits.iter().copied().zip(dtype.to_f32(&bytes));
+        for (bits, value) in pairs(Dtype::F16) {
+            let expected = f16::from_bits(bits).to_f32();
+            assert!(
+                value == expected || value.is_nan() && expected.is_nan(),
+                "{bits:#x}"
+            );
+        }
+        for (bits, value) in pairs(Dtype::Bf16) {
+            let expected = bf16::from_bits(bits).to_f32();
+            assert!(
+                value == expected || value.is_nan() && expected.is_nan(),
+                "{bits:#x}"
+            );
+        }
     }
 
     #[test]
