@@ -1,0 +1,161 @@
+//! Which instructions the kernels use, chosen once when the first kernel runs.
+
+use std::sync::OnceLock;
+
+/// How products (linear layers, convolutions, attention) are computed.
+///
+/// Values in memory are f32 either way, and so is everything that is not a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Operands as they are.
+    F32,
+    /// Operands rounded to bf16, sums in f32.
+    Bf16,
+}
+
+impl Precision {
+    /// bf16 where the hardware multiplies it, else f32.
+    pub fn best() -> Self {
+        if level() >= Level::Avx512Bf16 {
+            Self::Bf16
+        } else {
+            Self::F32
+        }
+    }
+}
+
+/// Sets of instructions that kernels are written for; each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    Portable,
+    Avx2,
+    Avx512,
+    Avx512Bf16,
+    Amx,
+}
+
+/// Every level with the name that `LATENT_ISA` and [`instruction_set`] use.
+pub(crate) const LEVELS: &[(&str, Level)] = &[
+    ("portable", Level::Portable),
+    ("avx2", Level::Avx2),
+    ("avx512", Level::Avx512),
+    ("avx512bf16", Level::Avx512Bf16),
+    ("amx", Level::Amx),
+];
+
+/// The best level that this machine has.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn detected() -> Level {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq");
+    match (avx2, avx2 && avx512) {
+        (_, true) if !is_x86_feature_detected!("avx512bf16") => Level::Avx512,
+        (_, true) if crate::product::amx::works() => Level::Amx,
+        (_, true) => Level::Avx512Bf16,
+        (true, _) => Level::Avx2,
+        _ => Level::Portable,
+    }
+}
+
+/// The best level that this machine has.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn detected() -> Level {
+    Level::Portable
+}
+
+/// `LATENT_ISA` names none of the instruction sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownInstructionSet(
+    /// What it says.
+    pub String,
+);
+
+impl std::fmt::Display for UnknownInstructionSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = LEVELS.iter().map(|(name, _)| format!("`{name}`")).collect();
+        write!(
+            f,
+            "`LATENT_ISA` is `{}`, none of {}; unset it for the best one",
+            self.0,
+            names.join(", ")
+        )
+    }
+}
+
+impl std::error::Error for UnknownInstructionSet {}
+
+/// The cap that `LATENT_ISA` asks for, if it is set.
+fn requested() -> Result<Option<Level>, UnknownInstructionSet> {
+    let Some(value) = std::env::var_os("LATENT_ISA").filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let known = LEVELS.iter().find(|(name, _)| value == **name);
+    match known {
+        Some((_, level)) => Ok(Some(*level)),
+        None => Err(UnknownInstructionSet(value.to_string_lossy().into_owned())),
+    }
+}
+
+/// Whether `LATENT_ISA`, if set, names an instruction set; a shell asks this before it computes.
+///
+/// # Errors
+/// [`UnknownInstructionSet`]; kernels then run as if it were not set.
+pub fn check_instruction_set() -> Result<(), UnknownInstructionSet> {
+    requested().map(|_| ())
+}
+
+/// The level in use: the machine's best, capped by `LATENT_ISA`; read once.
+pub(crate) fn level() -> Level {
+    static CHOSEN: OnceLock<Level> = OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let cap = requested().ok().flatten();
+        cap.map_or(detected(), |cap| cap.min(detected()))
+    })
+}
+
+/// Name of the instruction set in use: `portable`, `avx2`, `avx512`, `avx512bf16` or `amx`.
+///
+/// The environment variable `LATENT_ISA` caps it; it is read once.
+pub fn instruction_set() -> &'static str {
+    LEVELS[level() as usize].0
+}
+
+/// Compiles one body for the portable, the AVX2 and the AVX-512 level and picks by [`level`].
+///
+/// The body is plain Rust that the compiler turns into vectors. It may name the constant `FUSED`: whether the level
+/// multiplies and adds at once (see [`math`](crate::math)).
+macro_rules! for_every_level {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::extra_unused_type_parameters, reason = "not every body multiplies")]
+            fn body<const FUSED: bool>($($argument: $type),*) $(-> $result)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+                fn avx512($($argument: $type),*) $(-> $result)? {
+                    body::<true>($($argument),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($argument: $type),*) $(-> $result)? {
+                    body::<true>($($argument),*)
+                }
+                let level = $crate::isa::level();
+                if level >= $crate::isa::Level::Avx512 {
+                    // SAFETY: `level` says that the CPU has these features.
+                    return unsafe { avx512($($argument),*) };
+                }
+                if level >= $crate::isa::Level::Avx2 {
+                    // SAFETY: `level` says that the CPU has these features.
+                    return unsafe { avx2($($argument),*) };
+                }
+            }
+            body::<false>($($argument),*)
+        }
+    };
+}
+pub(crate) use for_every_level;

@@ -1,0 +1,7 @@
+//! Group norm and layer norm, forward and backward.
+
+mod group;
+mod layer;
+
+pub use group::{GroupNormShape, group_norm, group_norm_backward};
+pub use layer::{layer_norm, layer_norm_backward};

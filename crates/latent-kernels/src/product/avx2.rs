@@ -1,0 +1,157 @@
+//! Tiles in 16 registers of 256 bits: 12 hold sums of six rows by 16 columns.
+//!
+//! bf16 is widened on the way: its two halves of a unit are f32 after a shift or a mask.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, LANES, Tile};
+
+pub(crate) const F32: Kernel = Kernel {
+    tile: tile_f32,
+    rows: [6; 4],
+};
+pub(crate) const BF16: Kernel = Kernel {
+    tile: tile_bf16,
+    rows: [6; 4],
+};
+
+const HALF: usize = LANES / 2;
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn multiply_f32(sum: __m256, a: __m256i, b: __m256i) -> __m256 {
+    _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), sum)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn multiply_bf16(sum: __m256, a: __m256i, b: __m256i) -> __m256 {
+    let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+    let widen = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
+    let upper = |x| _mm256_castsi256_ps(_mm256_and_si256(x, high));
+    let sum = _mm256_fmadd_ps(widen(a), widen(b), sum);
+    _mm256_fmadd_ps(upper(a), upper(b), sum)
+}
+
+/// Mask of the columns of half `half` of `vector` that exist.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn mask(t: &Tile<'_>, vector: usize, half: usize) -> __m256i {
+    let columns = if vector + 1 == t.vectors {
+        t.last
+    } else {
+        LANES
+    };
+    let there = columns.saturating_sub(half * HALF).min(HALF) as i32;
+    _mm256_cmpgt_epi32(
+        _mm256_set1_epi32(there),
+        _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+    )
+}
+
+/// # Safety
+/// As [`Kernel::tile`], with `R` rows.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn begin<const R: usize>(t: &Tile<'_>, vector: usize) -> [[__m256; 2]; R] {
+    let mut sums = [[_mm256_setzero_ps(); 2]; R];
+    for (i, sums) in sums.iter_mut().enumerate() {
+        for (half, sum) in sums.iter_mut().enumerate() {
+            let first = vector * LANES + half * HALF;
+            // SAFETY: the caller's promise; the mask leaves out columns that are not there.
+            unsafe {
+                if !t.bias.is_null() {
+                    *sum = _mm256_loadu_ps(t.bias.add(t.rows[i].bias + first));
+                }
+                if t.add {
+                    let held = _mm256_maskload_ps(
+                        t.c.wrapping_add(t.rows[i].c + first),
+                        mask(t, vector, half),
+                    );
+                    *sum = _mm256_add_ps(*sum, held);
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// # Safety
+/// As [`Kernel::tile`], with `R` rows.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn finish<const R: usize>(t: &Tile<'_>, vector: usize, sums: &[[__m256; 2]; R]) {
+    for (i, sums) in sums.iter().enumerate() {
+        for (half, &sum) in sums.iter().enumerate() {
+            let (mask, place) = (
+                mask(t, vector, half),
+                t.rows[i].c + vector * LANES + half * HALF,
+            );
+            // SAFETY: the caller's promise; the mask leaves out columns that are not there.
+            unsafe {
+                let sum = if t.residual.is_null() {
+                    sum
+                } else {
+                    _mm256_add_ps(
+                        sum,
+                        _mm256_maskload_ps(t.residual.wrapping_add(place), mask),
+                    )
+                };
+                _mm256_maskstore_ps(t.c.wrapping_add(place), mask, sum);
+            }
+        }
+    }
+}
+
+/// A tile function for one precision.
+macro_rules! tiles {
+    ($name:ident, $sized:ident, $multiply:ident) => {
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn $sized<const R: usize>(t: &Tile<'_>) {
+            for vector in 0..t.vectors {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let mut sums = begin::<R>(t, vector);
+                    for run in t.runs {
+                        let rows: [*const u32; R] =
+                            std::array::from_fn(|i| t.a.add(t.rows[i].a + run.a));
+                        let mut b = t.b.add(run.b + vector * LANES);
+                        let mut at = 0;
+                        for _ in 0..t.length {
+                            let low = _mm256_loadu_si256(b.cast());
+                            let high = _mm256_loadu_si256(b.add(HALF).cast());
+                            for i in 0..R {
+                                let a = _mm256_set1_epi32(*rows[i].add(at) as i32);
+                                sums[i][0] = $multiply(sums[i][0], a, low);
+                                sums[i][1] = $multiply(sums[i][1], a, high);
+                            }
+                            at += t.a_step;
+                            b = b.wrapping_add(t.b_step);
+                        }
+                    }
+                    finish(t, vector, &sums);
+                }
+            }
+        }
+
+        /// # Safety
+        /// As [`Kernel::tile`].
+        unsafe fn $name(t: &Tile<'_>) {
+            // SAFETY: the caller's promise, with the count of rows.
+            unsafe {
+                match t.rows.len() {
+                    1 => $sized::<1>(t),
+                    2 => $sized::<2>(t),
+                    3 => $sized::<3>(t),
+                    4 => $sized::<4>(t),
+                    5 => $sized::<5>(t),
+                    6 => $sized::<6>(t),
+                    rows => unreachable!("no tile of {rows} rows"),
+                }
+            }
+        }
+    };
+}
+
+tiles!(tile_f32, sized_f32, multiply_f32);
+tiles!(tile_bf16, sized_bf16, multiply_bf16);

@@ -1,0 +1,292 @@
+//! The one matrix product under linear layers, convolutions and attention.
+//!
+//! Operands are made of *units* of 32 bits along the summed axis: one f32, or two neighbouring bf16. A unit is what
+//! the multiply instructions take, so everything above a tile is the same code for both precisions:
+//! * the left operand is read unit by unit at arbitrary row offsets, so a convolution hands over the places of its
+//!   patches and never builds a matrix of them;
+//! * the right operand lies in panels `[n / 64][k][64]` of units (the last panel is as wide as it needs to be,
+//!   in steps of 16).
+//!
+//! Every output value is summed in the same order whatever the rows beside it, the task or the thread.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod pack;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use crate::isa::{Level, Precision, level};
+
+/// Columns of a vector.
+pub(crate) const LANES: usize = 16;
+/// Columns of a full panel.
+pub(crate) const PANEL: usize = 64;
+/// Units of the summed axis per pass, so that a panel's part stays in the second-level cache.
+const DEPTH: usize = 1536;
+/// Most parts per pass.
+const RUNS: usize = 64;
+
+/// One row of an output tile: offsets in units or values.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Row {
+    /// First unit in the left operand.
+    pub a: usize,
+    /// First value in the output and in the residual.
+    pub c: usize,
+    /// First value in the bias.
+    pub bias: usize,
+}
+
+/// A run of units to be summed: where it begins in either operand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Run {
+    pub a: usize,
+    pub b: usize,
+}
+
+/// A block of output that fits in registers, at most [`Kernel::rows`] by 64.
+pub(crate) struct Tile<'a> {
+    pub a: *const u32,
+    pub b: *const u32,
+    pub c: *mut f32,
+    /// Null, or what the sums begin with.
+    pub bias: *const f32,
+    /// Null, or what is added in the end, placed like the output.
+    pub residual: *const f32,
+    pub rows: &'a [Row],
+    pub runs: &'a [Run],
+    /// Units of a run.
+    pub length: usize,
+    /// Units from one step of the summed axis to the next.
+    pub a_step: usize,
+    pub b_step: usize,
+    /// Vectors of the panel, 1 to 4.
+    pub vectors: usize,
+    /// Columns of the last vector that exist in the output, 1 to 16.
+    pub last: usize,
+    /// Whether the sums begin with what the output holds.
+    pub add: bool,
+}
+
+/// The instructions for tiles of one precision.
+pub(crate) struct Kernel {
+    /// # Safety
+    /// The CPU has the kernel's features; all offsets of the tile lie inside its buffers, `c` is written by no one else.
+    pub tile: unsafe fn(&Tile<'_>),
+    /// Rows of a tile of 1, 2, 3, 4 vectors.
+    pub rows: [usize; 4],
+}
+
+/// The kernel of `precision` at `level`.
+pub(crate) fn kernel_at(level: Level, precision: Precision) -> Kernel {
+    #[cfg(target_arch = "x86_64")]
+    match (level, precision) {
+        (Level::Amx, Precision::Bf16) => return amx::BF16,
+        (Level::Avx512Bf16, Precision::Bf16) => return avx512::BF16,
+        (Level::Avx512 | Level::Avx512Bf16 | Level::Amx, Precision::F32) => return avx512::F32,
+        (Level::Avx2 | Level::Avx512, Precision::Bf16) => return avx2::BF16,
+        (Level::Avx2, Precision::F32) => return avx2::F32,
+        (Level::Portable, _) => {}
+    }
+    let _ = level;
+    match precision {
+        Precision::Bf16 => portable::BF16,
+        Precision::F32 => portable::F32,
+    }
+}
+
+/// Panels of the right operand: one or more groups of `[n / 64][k][64]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<'a> {
+    pub data: &'a [u32],
+    pub n: usize,
+    /// Units of the summed axis in a group.
+    pub k: usize,
+}
+
+impl Panels<'_> {
+    /// Units of one group.
+    pub(crate) fn group(n: usize, k: usize) -> usize {
+        n.next_multiple_of(LANES) * k
+    }
+
+    /// Width in columns, padding included, of the panel that begins at column `first`.
+    pub(crate) fn width(n: usize, first: usize) -> usize {
+        (n - first).next_multiple_of(LANES).min(PANEL)
+    }
+}
+
+/// A run of units named by its place: unit `a` of the left operand, step `k` of group `group` on the right.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Part {
+    pub a: usize,
+    pub group: usize,
+    pub k: usize,
+}
+
+/// `c[row] = start + sum over parts of a[row] * b (+ residual)`, for all rows and all columns of `b`.
+pub(crate) struct Product<'a> {
+    pub precision: Precision,
+    pub a: &'a [u32],
+    pub rows: &'a [Row],
+    pub parts: &'a [Part],
+    /// Units of a part.
+    pub length: usize,
+    /// Units from one step of the summed axis to the next in `a`.
+    pub a_step: usize,
+    pub b: Panels<'a>,
+    /// The columns to compute; begins at a panel.
+    pub columns: Range<usize>,
+    /// What the sums begin with, in rows of at least `n` rounded up to 16 values.
+    pub bias: Option<&'a [f32]>,
+    /// Whether the sums begin with what the output holds.
+    pub add: bool,
+}
+
+impl Product<'_> {
+    /// Computes into `c`, adding `residual` (same places as `c`) at the end if there is one.
+    ///
+    /// # Safety
+    /// Every row's `n` values at `c + row.c` are writable and used by no other thread; `residual` is readable there.
+    pub(crate) unsafe fn run(&self, c: *mut f32, residual: *const f32) {
+        self.check();
+        if self.parts.is_empty() || self.length == 0 {
+            // SAFETY: the caller's promise.
+            return unsafe {
+                self.pass(
+                    &[],
+                    0,
+                    Ends {
+                        first: true,
+                        last: true,
+                    },
+                    c,
+                    residual,
+                )
+            };
+        }
+        if self.length > DEPTH {
+            let pieces = self.length.div_ceil(DEPTH);
+            let piece = self.length.div_ceil(pieces);
+            for (i, part) in self.parts.iter().enumerate() {
+                for first in (0..self.length).step_by(piece) {
+                    let moved = Part {
+                        a: part.a + first * self.a_step,
+                        k: part.k + first,
+                        ..*part
+                    };
+                    let length = piece.min(self.length - first);
+                    let ends = Ends {
+                        first: i == 0 && first == 0,
+                        last: i + 1 == self.parts.len() && first + length == self.length,
+                    };
+                    // SAFETY: the caller's promise.
+                    unsafe { self.pass(&[moved], length, ends, c, residual) }
+                }
+            }
+            return;
+        }
+        let at_once = (DEPTH / self.length).clamp(1, RUNS);
+        for (i, parts) in self.parts.chunks(at_once).enumerate() {
+            let ends = Ends {
+                first: i == 0,
+                last: (i + 1) * at_once >= self.parts.len(),
+            };
+            // SAFETY: the caller's promise.
+            unsafe { self.pass(parts, self.length, ends, c, residual) }
+        }
+    }
+
+    /// Every offset lies inside the operands.
+    fn check(&self) {
+        assert!(
+            self.columns.start.is_multiple_of(PANEL) && self.columns.end <= self.b.n,
+            "a product's columns begin at a panel"
+        );
+        let deepest = self.rows.iter().map(|row| row.a).max().unwrap_or(0);
+        let step = self.length.saturating_sub(1) * self.a_step;
+        for part in self.parts {
+            assert!(
+                self.length == 0 || deepest + part.a + step < self.a.len(),
+                "a product reads past its left operand"
+            );
+            assert!(
+                part.k + self.length <= self.b.k,
+                "a product reads past its right operand"
+            );
+            assert!(
+                (part.group + 1) * Panels::group(self.b.n, self.b.k) <= self.b.data.len(),
+                "a product reads past its right operand"
+            );
+        }
+        if let Some(bias) = self.bias {
+            let furthest = self.rows.iter().map(|row| row.bias).max().unwrap_or(0);
+            assert!(
+                furthest + self.b.n.next_multiple_of(LANES) <= bias.len(),
+                "a product reads past its bias"
+            );
+        }
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run), after [`check`](Self::check).
+    unsafe fn pass(
+        &self,
+        parts: &[Part],
+        length: usize,
+        ends: Ends,
+        c: *mut f32,
+        residual: *const f32,
+    ) {
+        let kernel = kernel_at(level(), self.precision);
+        let Panels { data, n, k } = self.b;
+        let mut runs = [Run::default(); RUNS];
+        for first in self.columns.clone().step_by(PANEL) {
+            let width = Panels::width(n, first);
+            for (run, part) in runs.iter_mut().zip(parts) {
+                let b = part.group * Panels::group(n, k) + first * k + part.k * width;
+                *run = Run { a: part.a, b };
+            }
+            for rows in self.rows.chunks(kernel.rows[width / LANES - 1]) {
+                let tile = Tile {
+                    a: self.a.as_ptr(),
+                    b: data.as_ptr(),
+                    c: c.wrapping_add(first),
+                    bias: match self.bias {
+                        Some(bias) if ends.first => bias[first..].as_ptr(),
+                        _ => std::ptr::null(),
+                    },
+                    residual: if ends.last && !residual.is_null() {
+                        residual.wrapping_add(first)
+                    } else {
+                        std::ptr::null()
+                    },
+                    rows,
+                    runs: &runs[..parts.len()],
+                    length,
+                    a_step: self.a_step,
+                    b_step: width,
+                    vectors: width / LANES,
+                    last: ((n - first).min(PANEL) - 1) % LANES + 1,
+                    add: !ends.first || self.add,
+                };
+                // SAFETY: the level has the kernel's features; `check` and the caller cover the offsets.
+                unsafe { (kernel.tile)(&tile) }
+            }
+        }
+    }
+}
+
+/// Whether a pass is the first, the last of a product.
+#[derive(Clone, Copy)]
+struct Ends {
+    first: bool,
+    last: bool,
+}

@@ -1,0 +1,258 @@
+//! f32 values into units: rows for the left operand, panels for the right.
+
+use std::cell::Cell;
+
+use super::{LANES, PANEL, Panels};
+use crate::isa::{Precision, for_every_level};
+
+/// Values in a unit.
+pub(crate) fn values_per_unit(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 1,
+        Precision::Bf16 => 2,
+    }
+}
+
+/// Units that hold `values` values of the summed axis.
+pub(crate) fn units(values: usize, precision: Precision) -> usize {
+    values.div_ceil(values_per_unit(precision))
+}
+
+/// The nearest bf16, ties to even; not-a-number stays so.
+#[inline(always)]
+pub(crate) fn to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
+    if x.is_nan() {
+        (bits >> 16) | 0x40
+    } else {
+        rounded
+    }
+}
+
+for_every_level! {
+    fn neighbours(values: &[f32], units: &mut [u32]) {
+        for (unit, pair) in units.iter_mut().zip(values.chunks_exact(2)) {
+            *unit = to_bf16(pair[0]) | to_bf16(pair[1]) << 16;
+        }
+    }
+}
+
+for_every_level! {
+    fn pairs(low: &[f32], high: &[f32], units: &mut [u32]) {
+        for ((unit, low), high) in units.iter_mut().zip(low).zip(high) {
+            *unit = to_bf16(*low) | to_bf16(*high) << 16;
+        }
+    }
+}
+
+for_every_level! {
+    fn lows(low: &[f32], units: &mut [u32]) {
+        for (unit, low) in units.iter_mut().zip(low) {
+            *unit = to_bf16(*low);
+        }
+    }
+}
+
+for_every_level! {
+    fn same(values: &[f32], units: &mut [u32]) {
+        for (unit, value) in units.iter_mut().zip(values) {
+            *unit = value.to_bits();
+        }
+    }
+}
+
+/// Writes `values`, neighbours of the summed axis, as units; a missing last value is 0.
+pub(crate) fn fill_row(values: &[f32], units: &mut [u32], precision: Precision) {
+    match precision {
+        Precision::F32 => same(values, units),
+        Precision::Bf16 => {
+            #[cfg(target_arch = "x86_64")]
+            if crate::isa::level() >= crate::isa::Level::Avx512Bf16 {
+                // SAFETY: `level` says that the CPU has these features.
+                unsafe { avx512::neighbours(values, units) }
+                return;
+            }
+            neighbours(values, units);
+            if let (1, Some(last)) = (values.len() % 2, values.last()) {
+                units[values.len() / 2] = to_bf16(*last);
+            }
+        }
+    }
+}
+
+/// Writes two rows that follow each other on the summed axis as one row of bf16 units; a missing second row is 0.
+pub(crate) fn fill_pairs(low: &[f32], high: Option<&[f32]>, units: &mut [u32]) {
+    match high {
+        Some(high) => {
+            #[cfg(target_arch = "x86_64")]
+            if crate::isa::level() >= crate::isa::Level::Avx512Bf16 {
+                // SAFETY: `level` says that the CPU has these features.
+                unsafe { avx512::pairs(low, high, units) }
+                return;
+            }
+            pairs(low, high, units);
+        }
+        None => lows(low, units),
+    }
+}
+
+/// Panels of one group from the rows of the summed axis: `row(k)` has `n` values, for `k` below `depth`.
+pub(crate) fn fill_panels<'a>(
+    depth: usize,
+    n: usize,
+    precision: Precision,
+    row: impl Fn(usize) -> &'a [f32],
+    panels: &mut [u32],
+) {
+    let k = units(depth, precision);
+    for (panel, out) in panels[..Panels::group(n, k)]
+        .chunks_mut((PANEL * k).max(1))
+        .enumerate()
+    {
+        let first = panel * PANEL;
+        fill_panel(
+            depth,
+            (n - first).min(PANEL),
+            precision,
+            |k| &row(k)[first..],
+            out,
+        );
+    }
+}
+
+/// One panel of `n` columns, 1 to 64, as [`fill_panels`].
+pub(crate) fn fill_panel<'a>(
+    depth: usize,
+    n: usize,
+    precision: Precision,
+    row: impl Fn(usize) -> &'a [f32],
+    panel: &mut [u32],
+) {
+    let width = Panels::width(n, 0);
+    for (step, units) in panel.chunks_exact_mut(width).enumerate() {
+        let (units, padding) = units.split_at_mut(n);
+        match precision {
+            Precision::F32 => same(&row(step)[..n], units),
+            Precision::Bf16 => {
+                let high = (step * 2 + 1 < depth).then(|| &row(step * 2 + 1)[..n]);
+                fill_pairs(&row(step * 2)[..n], high, units);
+            }
+        }
+        padding.fill(0);
+    }
+}
+
+/// The panel that begins at column `first`: `column(j, values)` writes the `depth` values of column `j`.
+pub(crate) fn fill_panel_by_column(
+    depth: usize,
+    n: usize,
+    precision: Precision,
+    column: &impl Fn(usize, &mut [f32]),
+    first: usize,
+    panel: &mut [u32],
+) {
+    let k = units(depth, precision);
+    let width = Panels::width(n, first);
+    with_buffers(|values: &mut Vec<f32>, rows: &mut Vec<u32>| {
+        grow(values, depth);
+        grow(rows, LANES * k);
+        for group in (0..width).step_by(LANES) {
+            for j in 0..LANES {
+                let units = &mut rows[j * k..][..k];
+                if first + group + j < n {
+                    column(first + group + j, &mut values[..depth]);
+                    fill_row(&values[..depth], units, precision);
+                } else {
+                    units.fill(0);
+                }
+            }
+            for step in 0..k {
+                let out = &mut panel[step * width + group..][..LANES];
+                for (j, out) in out.iter_mut().enumerate() {
+                    *out = rows[j * k + step];
+                }
+            }
+        }
+    });
+}
+
+/// Makes room for `len` values; what they hold is old.
+pub(crate) fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
+thread_local! {
+    static PACKING: Cell<(Vec<f32>, Vec<u32>)> = const { Cell::new((Vec::new(), Vec::new())) };
+}
+
+/// Lends this thread's packing buffers.
+fn with_buffers(work: impl FnOnce(&mut Vec<f32>, &mut Vec<u32>)) {
+    let (mut values, mut rows) = PACKING.take();
+    work(&mut values, &mut rows);
+    PACKING.set((values, rows));
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{LANES, to_bf16};
+
+    /// 32 values to 16 units.
+    ///
+    /// # Safety
+    /// The CPU has these features.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub(super) unsafe fn neighbours(values: &[f32], units: &mut [u32]) {
+        let whole = values.len() / (2 * LANES);
+        assert!(units.len() >= values.len().div_ceil(2), "too few units");
+        for i in 0..whole {
+            // SAFETY: `i` counts whole vectors inside both slices.
+            unsafe {
+                let low = _mm512_loadu_ps(values.as_ptr().add(i * 2 * LANES));
+                let high = _mm512_loadu_ps(values.as_ptr().add(i * 2 * LANES + LANES));
+                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_si512(units.as_mut_ptr().add(i * LANES).cast(), both);
+            }
+        }
+        let rest = &values[whole * 2 * LANES..];
+        for (unit, pair) in units[whole * LANES..].iter_mut().zip(rest.chunks(2)) {
+            *unit = to_bf16(pair[0]) | pair.get(1).map_or(0, |high| to_bf16(*high) << 16);
+        }
+    }
+
+    /// Two rows to one row of units.
+    ///
+    /// # Safety
+    /// The CPU has these features.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub(super) unsafe fn pairs(low: &[f32], high: &[f32], units: &mut [u32]) {
+        assert!(
+            low.len() == high.len() && units.len() >= low.len(),
+            "rows of different lengths"
+        );
+        let whole = low.len() / LANES;
+        for i in 0..whole {
+            // SAFETY: `i` counts whole vectors inside the three slices.
+            unsafe {
+                let widen = |x: __m256bh| {
+                    _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(x))
+                };
+                let low = widen(_mm512_cvtneps_pbh(_mm512_loadu_ps(
+                    low.as_ptr().add(i * LANES),
+                )));
+                let high = widen(_mm512_cvtneps_pbh(_mm512_loadu_ps(
+                    high.as_ptr().add(i * LANES),
+                )));
+                let both = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
+                _mm512_storeu_si512(units.as_mut_ptr().add(i * LANES).cast(), both);
+            }
+        }
+        for i in whole * LANES..low.len() {
+            units[i] = to_bf16(low[i]) | to_bf16(high[i]) << 16;
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Every instruction set's tile against the portable one.
