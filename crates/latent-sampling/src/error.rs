@@ -1,0 +1,93 @@
+//! Why a schedule or a run is refused. Each sentence says what to do next.
+
+/// Every failure of this crate.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SamplingError {
+    /// The text of a scheduler config is not JSON.
+    #[error(
+        "the scheduler config is not JSON: {0}; it should be the `scheduler_config.json` of a diffusers folder"
+    )]
+    NotJson(String),
+    /// The config is JSON but not an object, or names no class.
+    #[error(
+        "the scheduler config has no `_class_name`; add the diffusers class, for example `DDIMScheduler`"
+    )]
+    NoClass,
+    /// A class of diffusers without a row here.
+    #[error("scheduler class `{found}` is unknown; known are {known}")]
+    UnknownClass {
+        /// What the config names.
+        found: String,
+        /// Every class this crate samples.
+        known: String,
+    },
+    /// A key that no scheduler of diffusers has.
+    #[error("key `{key}` of the scheduler config is unknown; correct or remove it")]
+    UnknownKey {
+        /// The key as written.
+        key: String,
+    },
+    /// A value of the wrong kind or outside its choices.
+    #[error("key `{key}` of the scheduler config is {found}, but must be {needed}")]
+    Value {
+        /// The key.
+        key: String,
+        /// The value as written.
+        found: String,
+        /// What would be accepted.
+        needed: String,
+    },
+    /// Two keys, or a key and a request, that exclude each other.
+    #[error("{0}")]
+    Conflict(String),
+    /// A sampler name that is neither a row's name nor an alias.
+    #[error("sampler `{found}` is unknown; known are {known}")]
+    UnknownSampler {
+        /// What was asked for.
+        found: String,
+        /// Every name of the table.
+        known: String,
+    },
+    /// A number of steps outside what the schedule can give.
+    #[error("{found} sampling steps asked for, but this model takes 1 to {most}")]
+    Steps {
+        /// What was asked for.
+        found: usize,
+        /// The training timesteps of the model.
+        most: usize,
+    },
+    /// A request's number outside its range.
+    #[error("`{option}` is {found}, but must be {needed}")]
+    Option {
+        /// Name of the option.
+        option: &'static str,
+        /// What was asked for.
+        found: String,
+        /// What would be accepted.
+        needed: &'static str,
+    },
+    /// An option that this sampler does not have.
+    #[error("sampler `{sampler}` has no `{option}`; leave it out or take {instead}")]
+    NoSuchOption {
+        /// The sampler's name.
+        sampler: &'static str,
+        /// The option.
+        option: &'static str,
+        /// Samplers that have it.
+        instead: &'static str,
+    },
+    /// The network or the noise source returned another shape.
+    #[error("the {source_name} returned latents {found:?}, but the run holds {needed:?}")]
+    Shape {
+        /// Network or noise source.
+        source_name: &'static str,
+        /// What it returned.
+        found: Vec<usize>,
+        /// What the run holds.
+        needed: Vec<usize>,
+    },
+    /// The denoiser asked to stop.
+    #[error("sampling was stopped")]
+    Stopped,
+}

@@ -1,0 +1,172 @@
+//! What a run will do, known before it runs: timesteps, noise levels, and where it begins.
+
+use crate::level::Level;
+use crate::{Class, SamplingError, SchedulerConfig, spacing};
+
+/// What one run is asked for, beside the config of its model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunOptions {
+    /// Steps of the sampler, 1 to the model's training timesteps.
+    pub steps: usize,
+    /// Share of fresh noise per step, 0 to 1, for samplers that have it (`ddim`, `tcd`); `None` is the sampler's default.
+    pub eta: Option<f64>,
+    /// Noise added before each step, for `euler` and `edm_euler`.
+    pub churn: Option<Churn>,
+    /// How far a flow's times are moved towards noise, for configs with `use_dynamic_shifting`; grows with the picture.
+    pub mu: Option<f64>,
+    /// Noise levels from 1 down to above 0 that replace a flow's own, before shifting; as many as `steps`.
+    pub sigmas: Option<Vec<f64>>,
+    /// Whether `ddim` takes its direction from the bounded clean estimate.
+    pub use_clipped_model_output: bool,
+}
+
+impl RunOptions {
+    /// `steps` steps, everything else as the sampler has it.
+    pub fn new(steps: usize) -> Self {
+        Self {
+            steps,
+            eta: None,
+            churn: None,
+            mu: None,
+            sigmas: None,
+            use_clipped_model_output: false,
+        }
+    }
+}
+
+/// Fresh noise before each step. Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Churn {
+    /// Overall strength, spread over the steps.
+    pub strength: f64,
+    /// Least noise level at which noise is added.
+    pub from: f64,
+    /// Highest noise level at which noise is added.
+    pub to: f64,
+    /// Standard deviation of the added noise before scaling.
+    pub noise: f64,
+}
+
+impl Churn {
+    /// Relative growth of the noise level at `sigma` in a run of `steps`.
+    pub(crate) fn growth(self, sigma: f64, steps: usize) -> f64 {
+        if sigma >= self.from && sigma <= self.to {
+            (self.strength / steps as f64).min(std::f64::consts::SQRT_2 - 1.0)
+        } else {
+            0.0
+        }
+    }
+}
+
+/// The calls a run makes to the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// What the network is told at each call. Second-order samplers and `pndm` make more calls than steps.
+    pub timesteps: Vec<f64>,
+    /// Noise levels between the calls, one more than `timesteps`; empty for samplers that work on `alpha_bar`.
+    pub sigmas: Vec<f64>,
+    /// What unit noise is multiplied with at the start.
+    pub init_noise_sigma: f64,
+    /// Index of the first call; above 0 in image-to-image.
+    pub first: usize,
+    /// Steps that were asked for.
+    pub(crate) steps: usize,
+    /// Mixture that the latents hold before each call.
+    pub(crate) levels: Vec<Level>,
+    /// Levels in the middle of second-order steps (`dpm2`), beside `sigmas`.
+    pub(crate) middles: Vec<f64>,
+}
+
+impl Plan {
+    /// The plan of a run that starts from noise.
+    ///
+    /// # Errors
+    /// If `steps` is 0 or more than the model's training timesteps, an option does not fit, or the config's
+    /// prediction type has no meaning at a visited level.
+    pub fn new(config: &SchedulerConfig, options: &RunOptions) -> Result<Self, SamplingError> {
+        Self::with_strength(config, options, None)
+    }
+
+    /// The plan of a run that starts from a picture's latents with noise of `strength`, above 0 to 1.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and if `strength` is outside its range or leaves no step to do.
+    pub fn for_picture(
+        config: &SchedulerConfig,
+        options: &RunOptions,
+        strength: f64,
+    ) -> Result<Self, SamplingError> {
+        if !(strength > 0.0 && strength <= 1.0) {
+            let needed = "above 0 and at most 1";
+            return Err(SamplingError::Option {
+                option: "strength",
+                found: strength.to_string(),
+                needed,
+            });
+        }
+        Self::with_strength(config, options, Some(strength))
+    }
+
+    fn with_strength(
+        config: &SchedulerConfig,
+        options: &RunOptions,
+        strength: Option<f64>,
+    ) -> Result<Self, SamplingError> {
+        let sampler = crate::sampler_of(config);
+        sampler.check(options)?;
+        let settings = config.settings();
+        let most = settings.num_train_timesteps;
+        if options.steps == 0 || options.steps > most {
+            return Err(SamplingError::Steps {
+                found: options.steps,
+                most,
+            });
+        }
+        let request = spacing::Request {
+            class: config.class(),
+            settings: &settings,
+            options,
+            strength,
+        };
+        let mut plan = (sampler.plan)(&request)?;
+        if let Some(strength) = strength {
+            plan.begin_at(config.class(), strength)?;
+            if config.class() == Class::Pndm && !settings.skip_prk_steps && plan.first > 0 {
+                return Err(SamplingError::Conflict(
+                    "`pndm` cannot begin inside its Runge-Kutta start; set `skip_prk_steps` to true, or `strength` to 1"
+                        .to_owned(),
+                ));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Skips the calls that a weaker start makes needless, counted as diffusers' pipelines count them.
+    fn begin_at(&mut self, class: Class, strength: f64) -> Result<(), SamplingError> {
+        let done = self.steps as f64 * strength;
+        let skipped = match class {
+            Class::Lcm => 0, // its timesteps were already chosen from the weaker part of the schedule
+            Class::FlowEuler | Class::FlowHeun => (self.steps as f64 - done) as usize,
+            _ => self.steps - done as usize,
+        };
+        let calls_per_step = match class {
+            Class::Heun | Class::Kdpm2 | Class::Kdpm2Ancestral | Class::FlowHeun => 2,
+            _ => 1,
+        };
+        self.first = skipped * calls_per_step;
+        if skipped >= self.steps || self.first >= self.timesteps.len() {
+            let needed = "large enough for one of the steps; raise it or the number of steps";
+            return Err(SamplingError::Option {
+                option: "strength",
+                found: strength.to_string(),
+                needed,
+            });
+        }
+        Ok(())
+    }
+
+    /// Number of calls to the network.
+    pub fn calls(&self) -> usize {
+        self.timesteps.len() - self.first
+    }
+}

@@ -1,0 +1,190 @@
+//! The walk from noise to latents: what it asks of the world, and its one entry.
+
+use std::ops::Range;
+
+use crate::config::Settings;
+use crate::level::mix;
+use crate::{Class, Latents, Plan, RunOptions, SamplingError, SchedulerConfig, sampler_of};
+
+/// The denoiser was told to stop, or failed; it keeps its own reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+impl From<Stopped> for SamplingError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+/// All a sampler may ask of the world. The pipeline puts guidance and a model behind it; tests put a formula there.
+pub trait Denoiser {
+    /// The network's raw output for `input [n, c, h, w]`, which is already scaled for it, at a timestep of the plan.
+    ///
+    /// Guidance belongs in here, on the raw output.
+    ///
+    /// # Errors
+    /// [`Stopped`] ends the run.
+    fn predict(&mut self, input: &Latents, timestep: f64) -> Result<Latents, Stopped>;
+
+    /// The next unit noise of a shape, from the request's generators: one draw of `[1, c, h, w]` per picture.
+    fn noise(&mut self, shape: [usize; 4]) -> Latents;
+
+    /// Sees the run after every call to the network.
+    ///
+    /// # Errors
+    /// [`Stopped`] ends the run.
+    fn report(&mut self, step: StepReport<'_>) -> Result<(), Stopped> {
+        let _ = step;
+        Ok(())
+    }
+}
+
+/// Where a run stands after one call to the network.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport<'a> {
+    /// Index of the call, from 0.
+    pub index: usize,
+    /// Calls of the whole run.
+    pub total: usize,
+    /// The timestep of the call.
+    pub timestep: f64,
+    /// The latents after it.
+    pub latents: &'a Latents,
+    /// The network's present estimate of the clean latents.
+    pub denoised: &'a Latents,
+}
+
+/// What a run begins with.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// Unit noise `[n, c, h, w]`; the run scales it.
+    Noise(Latents),
+    /// Image-to-image: latents of a picture, which get noise from the denoiser. A `strength` of 1 leaves
+    /// almost nothing of the picture.
+    Picture {
+        /// Scaled latents `[n, c, h, w]`.
+        clean: Latents,
+        /// Share of the steps that are done, above 0 to 1.
+        strength: f64,
+    },
+}
+
+/// Runs a sampler: the class of `config` says which, `options` how.
+///
+/// Each picture of a batch comes out as it would alone, bit for bit, if the denoiser keeps pictures apart.
+///
+/// # Errors
+/// Before the first call if the plan cannot be made (see [`Plan::new`]) or an option is not the sampler's; later if
+/// the denoiser stops or returns latents of another shape.
+pub fn sample(
+    config: &SchedulerConfig,
+    options: &RunOptions,
+    start: Start,
+    denoiser: &mut dyn Denoiser,
+) -> Result<Latents, SamplingError> {
+    let settings = config.settings();
+    let sampler = sampler_of(config);
+    let (plan, latents) = match start {
+        Start::Noise(noise) => {
+            let plan = Plan::new(config, options)?;
+            let latents = mix(&[(plan.init_noise_sigma, &noise)]);
+            (plan, latents)
+        }
+        Start::Picture { clean, strength } => {
+            let plan = Plan::for_picture(config, options, strength)?;
+            let noise = denoiser.noise(shape_of(&clean));
+            same_shape("noise source", &noise, &clean)?;
+            let latents = plan.levels[plan.first].noisy(&clean, &noise);
+            (plan, latents)
+        }
+    };
+    let eta = options.eta.or(sampler.eta).unwrap_or(0.0);
+    let class = config.class();
+    let mut walk = Walk {
+        class,
+        settings: &settings,
+        plan: &plan,
+        options,
+        eta,
+        world: denoiser,
+    };
+    (sampler.run)(&mut walk, latents)
+}
+
+/// Everything a sampler's function sees.
+pub(crate) struct Walk<'a> {
+    pub(crate) class: Class,
+    pub(crate) settings: &'a Settings,
+    pub(crate) plan: &'a Plan,
+    pub(crate) options: &'a RunOptions,
+    pub(crate) eta: f64,
+    world: &'a mut dyn Denoiser,
+}
+
+impl Walk<'_> {
+    /// The calls to make, as indices into the plan.
+    pub(crate) fn calls(&self) -> Range<usize> {
+        self.plan.first..self.plan.timesteps.len()
+    }
+
+    /// Levels before and after a call.
+    pub(crate) fn sigmas(&self, call: usize) -> (f64, f64) {
+        (self.plan.sigmas[call], self.plan.sigmas[call + 1])
+    }
+
+    /// The network's output at a call.
+    pub(crate) fn predict(
+        &mut self,
+        input: &Latents,
+        call: usize,
+    ) -> Result<Latents, SamplingError> {
+        let output = self.world.predict(input, self.plan.timesteps[call])?;
+        same_shape("network", &output, input)?;
+        Ok(output)
+    }
+
+    /// Fresh unit noise.
+    pub(crate) fn noise(&mut self, like: &Latents) -> Result<Latents, SamplingError> {
+        let noise = self.world.noise(shape_of(like));
+        same_shape("noise source", &noise, like)?;
+        Ok(noise)
+    }
+
+    /// Tells the world where the run stands after a call.
+    pub(crate) fn report(
+        &mut self,
+        call: usize,
+        latents: &Latents,
+        denoised: &Latents,
+    ) -> Result<(), SamplingError> {
+        let (index, total) = (call - self.plan.first, self.plan.calls());
+        let timestep = self.plan.timesteps[call];
+        Ok(self.world.report(StepReport {
+            index,
+            total,
+            timestep,
+            latents,
+            denoised,
+        })?)
+    }
+}
+
+fn shape_of(latents: &Latents) -> [usize; 4] {
+    let (n, c, h, w) = latents.dim();
+    [n, c, h, w]
+}
+
+fn same_shape(
+    source_name: &'static str,
+    found: &Latents,
+    needed: &Latents,
+) -> Result<(), SamplingError> {
+    if found.shape() == needed.shape() {
+        return Ok(());
+    }
+    Err(SamplingError::Shape {
+        source_name,
+        found: found.shape().to_vec(),
+        needed: needed.shape().to_vec(),
+    })
+}

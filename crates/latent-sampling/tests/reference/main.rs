@@ -1,0 +1,6 @@
+//! The crate against torch and diffusers, number by number.
+
+mod fixture;
+mod random;
+mod samplers;
+mod training;
