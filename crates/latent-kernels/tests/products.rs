@@ -303,3 +303,8 @@ fn the_gradients_of_attention_equal_the_chain_rule() {
         }
     }
 }
+
+#[test]
+fn every_lesser_instruction_set_passes_these_tests_too() {
+    naive::repeat_with_lesser_instruction_sets();
+}
