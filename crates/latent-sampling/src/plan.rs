@@ -1,7 +1,7 @@
 //! What a run will do, known before it runs: timesteps, noise levels, and where it begins.
 
 use crate::level::Level;
-use crate::{Class, SamplingError, SchedulerConfig, spacing};
+use crate::{Class, Latents, SamplingError, SchedulerConfig, spacing};
 
 /// What one run is asked for, beside the config of its model.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,6 +163,15 @@ impl Plan {
             });
         }
         Ok(())
+    }
+
+    /// Clean latents with as much unit noise as the run holds before a call; `call` is an index into `timesteps`.
+    ///
+    /// # Panics
+    /// If the shapes differ, or `call` is not below the number of timesteps.
+    pub fn noisy(&self, call: usize, clean: &Latents, noise: &Latents) -> Latents {
+        assert_eq!(clean.shape(), noise.shape(), "noisy: shapes differ");
+        self.levels[call].noisy(clean, noise)
     }
 
     /// Number of calls to the network.

@@ -29,6 +29,16 @@ pub trait Denoiser {
     /// The next unit noise of a shape, from the request's generators: one draw of `[1, c, h, w]` per picture.
     fn noise(&mut self, shape: [usize; 4]) -> Latents;
 
+    /// May change the latents after every call to the network, before [`report`](Self::report) sees them; inpainting
+    /// puts back what is not to be painted. `index` counts the calls from 0.
+    ///
+    /// # Errors
+    /// [`Stopped`] ends the run.
+    fn revise(&mut self, index: usize, latents: &mut Latents) -> Result<(), Stopped> {
+        let _ = (index, latents);
+        Ok(())
+    }
+
     /// Sees the run after every call to the network.
     ///
     /// # Errors
@@ -94,7 +104,7 @@ pub fn sample(
             let plan = Plan::for_picture(config, options, strength)?;
             let noise = denoiser.noise(shape_of(&clean));
             same_shape("noise source", &noise, &clean)?;
-            let latents = plan.levels[plan.first].noisy(&clean, &noise);
+            let latents = plan.noisy(plan.first, &clean, &noise);
             (plan, latents)
         }
     };
@@ -150,15 +160,25 @@ impl Walk<'_> {
         Ok(noise)
     }
 
-    /// Tells the world where the run stands after a call.
+    /// Lets the world change the latents after a call, and tells it where the run stands.
     pub(crate) fn report(
         &mut self,
         call: usize,
-        latents: &Latents,
+        latents: &mut Latents,
         denoised: &Latents,
     ) -> Result<(), SamplingError> {
         let (index, total) = (call - self.plan.first, self.plan.calls());
         let timestep = self.plan.timesteps[call];
+        let shape = shape_of(latents);
+        self.world.revise(index, latents)?;
+        if shape != shape_of(latents) {
+            let found = shape_of(latents).to_vec();
+            return Err(SamplingError::Shape {
+                source_name: "revision",
+                found,
+                needed: shape.to_vec(),
+            });
+        }
         Ok(self.world.report(StepReport {
             index,
             total,

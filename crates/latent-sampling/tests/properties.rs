@@ -282,6 +282,58 @@ fn a_network_that_returns_another_shape_is_an_error() {
     assert!(error.to_string().contains("[1, 8, 2, 2]"), "{error}");
 }
 
+/// Puts known values back in the left half of the latents, as inpainting does.
+struct Painter<'a> {
+    inner: Smooth,
+    plan: &'a Plan,
+    known: &'a Latents,
+    unit: &'a Latents,
+}
+
+impl Denoiser for Painter<'_> {
+    fn predict(&mut self, input: &Latents, timestep: f64) -> Result<Latents, Stopped> {
+        self.inner.predict(input, timestep)
+    }
+    fn noise(&mut self, shape: [usize; 4]) -> Latents {
+        self.inner.noise(shape)
+    }
+    fn revise(&mut self, index: usize, latents: &mut Latents) -> Result<(), Stopped> {
+        let next = index + 1;
+        let level = if next < self.plan.calls() {
+            self.plan.noisy(next, self.known, self.unit)
+        } else {
+            self.known.clone()
+        };
+        let left = ndarray::s![.., .., .., ..1];
+        latents.slice_mut(left).assign(&level.slice(left));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_revision_after_every_call_keeps_what_is_not_to_be_painted() {
+    for row in SAMPLERS {
+        let (config, options) = (config(row), RunOptions::new(6));
+        let plan = Plan::new(&config, &options).unwrap();
+        let mut inner = Smooth::new(&[3]);
+        let (known, unit) = (inner.noise([1, 1, 2, 2]), inner.noise([1, 1, 2, 2]));
+        let start = Start::Noise(unit.clone());
+        let free = sample(&config, &options, start.clone(), &mut Smooth::new(&[9])).unwrap();
+        let mut painter = Painter {
+            inner: Smooth::new(&[9]),
+            plan: &plan,
+            known: &known,
+            unit: &unit,
+        };
+        let painted = sample(&config, &options, start, &mut painter).unwrap();
+        for h in 0..2 {
+            assert_eq!(painted[[0, 0, h, 0]], known[[0, 0, h, 0]], "{}", row.name);
+            // The network of this test treats every value alone, so the other half is as without.
+            assert_eq!(painted[[0, 0, h, 1]], free[[0, 0, h, 1]], "{}", row.name);
+        }
+    }
+}
+
 #[test]
 fn names_and_aliases_are_unique_and_found() {
     let mut seen = std::collections::HashMap::new();

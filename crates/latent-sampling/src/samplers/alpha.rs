@@ -43,7 +43,7 @@ pub(super) fn ddpm(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampl
             ]);
         }
         x = next;
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -94,7 +94,7 @@ pub(super) fn ddim(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampl
             let fresh = walk.noise(&x)?;
             x = mix(&[(1.0, &x), (deviation, &fresh)]);
         }
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }

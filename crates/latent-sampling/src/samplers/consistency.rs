@@ -32,7 +32,7 @@ pub(super) fn lcm(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampli
             }
             None => clean.clone(),
         };
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -57,7 +57,7 @@ pub(super) fn tcd(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampli
             let fresh = walk.noise(&x)?;
             x = Level::from_alpha_bar(kept).noisy(&x, &fresh);
         }
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }

@@ -206,7 +206,7 @@ pub(super) fn multistep(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, 
                 )?
             }
         };
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -292,7 +292,7 @@ pub(super) fn singlestep(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents,
                 )?
             }
         };
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -358,7 +358,7 @@ pub(super) fn deis(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampl
         }
         let next = mix(&parts);
         x = next;
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }

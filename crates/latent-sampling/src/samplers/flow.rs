@@ -19,7 +19,7 @@ pub(super) fn flow_euler(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents,
         } else {
             mix(&[(1.0, &x), (to - from, &output)])
         };
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -33,15 +33,15 @@ pub(super) fn flow_heun(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, 
         let (from, to) = walk.sigmas(call);
         let output = walk.predict(&x, call)?;
         let clean = Level::flow(from).clean(Prediction::Flow, &x, &output);
-        let end = toward(&x, &clean, from, to);
-        walk.report(call, &end, &clean)?;
+        let mut end = toward(&x, &clean, from, to);
+        walk.report(call, &mut end, &clean)?;
         if to == 0.0 || call + 1 == walk.plan.timesteps.len() {
             return Ok(end);
         }
         let output = walk.predict(&end, call + 1)?;
         let corrected = Level::flow(to).clean(Prediction::Flow, &end, &output);
         x = trapezoid(&x, &clean, &end, &corrected, [from, to]);
-        walk.report(call + 1, &x, &corrected)?;
+        walk.report(call + 1, &mut x, &corrected)?;
         call += 2;
     }
     Ok(x)
@@ -79,7 +79,7 @@ pub(super) fn edm_euler(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, 
         let raised = churn(walk, &mut x, from)?;
         let clean = edm_clean(walk, &x, &output, raised);
         x = toward(&x, &clean, raised, to);
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }

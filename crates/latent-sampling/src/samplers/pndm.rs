@@ -98,7 +98,7 @@ pub(super) fn pndm(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampl
         };
         let (next, clean) = transfer.step(walk, &base, &mean, from, to);
         x = next;
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -133,7 +133,7 @@ fn runge_kutta(
         let from = walk.plan.timesteps[walk.plan.first + done / 4 * 4];
         let (next, clean) = transfer.step(walk, &start, &direction, from, to);
         x = next;
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -152,7 +152,7 @@ pub(super) fn ipndm(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Samp
         let weight = 1.0 / from.alpha.max(1e-8);
         let clean = mix(&[(weight, &x), (-from.sigma * weight, &noise)]);
         x = mix(&[(to.alpha, &clean), (to.sigma, &noise)]);
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }

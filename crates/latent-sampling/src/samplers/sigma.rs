@@ -56,7 +56,7 @@ pub(super) fn euler(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Samp
         };
         let clean = clean_at(walk, &x, &output, level);
         x = toward(&x, &clean, raised, to);
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -97,7 +97,7 @@ pub(super) fn euler_a(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sa
         let noise = walk.noise(&x)?;
         x = toward(&x, &clean, from, down(from, to));
         x = mix(&[(1.0, &x), (up(from, to), &noise)]);
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -111,15 +111,15 @@ pub(super) fn heun(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampl
         let (from, to) = walk.sigmas(call);
         let output = output_at(walk, &x, from, call)?;
         let clean = bounded(walk, clean_at(walk, &x, &output, from));
-        let end = toward(&x, &clean, from, to);
-        walk.report(call, &end, &clean)?;
+        let mut end = toward(&x, &clean, from, to);
+        walk.report(call, &mut end, &clean)?;
         if to == 0.0 || call + 1 == walk.plan.timesteps.len() {
             return Ok(end);
         }
         let output = output_at(walk, &end, to, call + 1)?;
         let corrected = bounded(walk, clean_at(walk, &end, &output, to));
         x = trapezoid(&x, &clean, &end, &corrected, [from, to]);
-        walk.report(call + 1, &x, &corrected)?;
+        walk.report(call + 1, &mut x, &corrected)?;
         call += 2;
     }
     Ok(x)
@@ -160,8 +160,8 @@ fn dpm2_with(
         let (middle, call) = (walk.plan.middles[step], 2 * step);
         let output = output_at(walk, &x, from, call)?;
         let clean = clean_at(walk, &x, &output, from);
-        let halfway = toward(&x, &clean, from, middle);
-        walk.report(call, &halfway, &clean)?;
+        let mut halfway = toward(&x, &clean, from, middle);
+        walk.report(call, &mut halfway, &clean)?;
         if middle == 0.0 {
             return Ok(halfway);
         }
@@ -174,7 +174,7 @@ fn dpm2_with(
             let noise = walk.noise(&x)?;
             x = mix(&[(1.0, &x), (up(from, to), &noise)]);
         }
-        walk.report(call + 1, &x, &clean)?;
+        walk.report(call + 1, &mut x, &clean)?;
     }
     Ok(x)
 }
@@ -208,7 +208,7 @@ pub(super) fn lms(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampli
         parts.extend(weights.zip(&slopes));
         let next = mix(&parts);
         x = next;
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }

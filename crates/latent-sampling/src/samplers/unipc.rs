@@ -43,7 +43,7 @@ pub(super) fn unipc(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Samp
             (order, None),
         );
         before = Some((std::mem::replace(&mut x, next), order));
-        walk.report(call, &x, &clean)?;
+        walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
 }

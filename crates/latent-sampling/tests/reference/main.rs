@@ -1,5 +1,6 @@
 //! The crate against torch and diffusers, number by number.
 
+mod choice;
 mod fixture;
 mod random;
 mod samplers;

@@ -5,7 +5,7 @@
 use crate::fixture::{Fixture, path};
 use latent_sampling::{
     Churn, Class, Denoiser, Latents, NoiseSchedule, Plan, RunOptions, SchedulerConfig, Start,
-    StepReport, Stopped, sample,
+    StepReport, Stopped, TorchGenerator, sample,
 };
 use serde_json::Value;
 
@@ -330,6 +330,43 @@ fn alpha_bars_equal_torchs_cumulative_product_bit_for_bit() {
                     "{class} {name}: alpha_bar({t}) {found} is not {expected}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn the_noise_of_a_run_is_one_generators_stream() {
+    let text =
+        std::fs::read_to_string(path("samplers/EulerAncestralDiscreteScheduler.json")).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let tensors = Fixture::open("samplers/EulerAncestralDiscreteScheduler.safetensors");
+    for (name, json) in json["cases"].as_object().unwrap() {
+        let case = Case {
+            name,
+            json,
+            tensors: &tensors,
+            factors: [0.0; 5],
+        };
+        let mut generator = TorchGenerator::new(json["seed"].as_u64().unwrap());
+        let draws = [
+            case.tensor("clean"),
+            case.tensor("noise0"),
+            case.tensor("noise"),
+        ];
+        for expected in draws
+            .into_iter()
+            .flatten()
+            .flat_map(|draws| draws.chunks(256))
+        {
+            let found = generator.randn_latents(SHAPE);
+            // torch's vectorised logarithm and sine differ in the last place.
+            assert!(
+                found
+                    .iter()
+                    .zip(expected)
+                    .all(|(a, b)| (f64::from(*a) - b).abs() <= 5e-7),
+                "{name}"
+            );
         }
     }
 }
