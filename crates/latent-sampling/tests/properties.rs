@@ -1,8 +1,8 @@
 //! What holds for every row of the table and every number of steps.
 
 use latent_sampling::{
-    Class, Denoiser, Latents, Plan, RunOptions, SAMPLERS, Sampler, SamplingError, SchedulerConfig,
-    Start, StepReport, Stopped, TorchGenerator, find, sample, sampler_of,
+    Churn, Class, Denoiser, Latents, Plan, RunOptions, SAMPLERS, Sampler, SamplingError,
+    SchedulerConfig, Start, StepReport, Stopped, TorchGenerator, find, sample, sampler_of,
 };
 use proptest::prelude::*;
 
@@ -252,12 +252,49 @@ fn an_option_the_sampler_does_not_have_is_refused() {
         ),
         "{error}"
     );
-    options.eta = Some(1.5);
+    options.eta = Some(f64::NAN);
     let error = Plan::new(&SchedulerConfig::new(Class::Ddim), &options).unwrap_err();
     assert!(
         matches!(error, SamplingError::Option { option: "eta", .. }),
         "{error}"
     );
+}
+
+#[test]
+fn numbers_that_would_leave_the_finite_are_refused() {
+    let mut options = RunOptions::new(5);
+    options.churn = Some(Churn {
+        strength: -1.0,
+        from: 0.0,
+        to: 1.0,
+        noise: 1.0,
+    });
+    let error = Plan::new(&SchedulerConfig::new(Class::Euler), &options).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            SamplingError::Option {
+                option: "churn",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let dynamic = SchedulerConfig::new(Class::FlowEuler)
+        .with("use_dynamic_shifting", true)
+        .unwrap();
+    let solver = find("dpmpp_2m").unwrap().configure(&dynamic).unwrap();
+    for config in [dynamic, solver] {
+        for mu in [1e4, f64::NAN, f64::NEG_INFINITY] {
+            let mut options = RunOptions::new(5);
+            options.mu = Some(mu);
+            let error = Plan::new(&config, &options).unwrap_err();
+            assert!(
+                matches!(error, SamplingError::Option { option: "mu", .. }),
+                "{mu}: {error}"
+            );
+        }
+    }
 }
 
 #[test]

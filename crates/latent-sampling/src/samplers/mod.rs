@@ -225,6 +225,18 @@ impl Sampler {
         if options.churn.is_some() && !self.takes.contains(&Takes::Churn) {
             return refuse("churn", "`euler` or `edm_euler`");
         }
+        if let Some(churn) = options.churn
+            && !(churn.strength >= 0.0
+                && churn.noise >= 0.0
+                && churn.strength.max(churn.noise) < 1e6)
+        {
+            let needed = "made of numbers from 0 to a million";
+            return Err(SamplingError::Option {
+                option: "churn",
+                found: format!("{churn:?}"),
+                needed,
+            });
+        }
         if options.mu.is_some() && !self.takes.contains(&Takes::Mu) {
             return refuse("mu", "`flow_euler`");
         }

@@ -1,9 +1,9 @@
 //! Whole training timesteps: DDIM and its kin, and the DPM solvers.
 
-use super::flow::stretched;
+use super::flow::{stretched, time_shift};
 use super::table::Table;
 use super::{Request, linspace, single, spaced, timesteps, trailing};
-use crate::config::{FinalSigmas, Settings, TimeShift};
+use crate::config::{FinalSigmas, Settings};
 use crate::level::Level;
 use crate::{
     BetaSchedule, Class, NoiseSchedule, Plan, Prediction, SamplingError, SigmaSpacing,
@@ -110,7 +110,7 @@ pub(crate) fn dpm_plan(request: &Request<'_>) -> Result<Plan, SamplingError> {
     let schedule = NoiseSchedule::of_class(request.class, settings);
     let table = Table::new(&schedule);
     let (mut sigmas, times) = match settings.sigma_spacing() {
-        SigmaSpacing::Flow => flow_levels(request),
+        SigmaSpacing::Flow => flow_levels(request)?,
         SigmaSpacing::Timesteps => {
             let times = solver_timesteps(request, &schedule);
             (times.iter().map(|t| table.at(*t)).collect(), times)
@@ -217,12 +217,11 @@ fn clipped(schedule: &NoiseSchedule, limit: f64) -> usize {
 }
 
 /// Levels of a flow, shifted towards noise.
-fn flow_levels(request: &Request<'_>) -> (Vec<f64>, Vec<f64>) {
+fn flow_levels(request: &Request<'_>) -> Result<(Vec<f64>, Vec<f64>), SamplingError> {
     let (settings, steps) = (request.settings, request.options.steps);
     let total = settings.num_train_timesteps as f64;
-    let shift = match (request.options.mu, settings.time_shift_type) {
-        (Some(mu), TimeShift::Exponential) if settings.use_dynamic_shifting => mu.exp(),
-        (Some(mu), TimeShift::Linear) if settings.use_dynamic_shifting => mu,
+    let shift = match request.options.mu {
+        Some(mu) if settings.use_dynamic_shifting => time_shift(request, mu)?,
         _ => settings.flow_shift,
     };
     let shifted = |sigma: f64| shift * sigma / (1.0 + (shift - 1.0) * sigma);
@@ -246,5 +245,5 @@ fn flow_levels(request: &Request<'_>) -> (Vec<f64>, Vec<f64>) {
             .collect()
     };
     let times = sigmas.iter().map(|sigma| (sigma * total).trunc()).collect();
-    (sigmas, times)
+    Ok((sigmas, times))
 }

@@ -98,22 +98,28 @@ fn shifted(request: &Request<'_>, sigmas: Vec<f64>) -> Result<Vec<f64>, Sampling
             "the config says `use_dynamic_shifting`, which needs `mu`; give it in the run's options".to_owned(),
         ));
     };
-    let factor = match settings.time_shift_type {
-        TimeShift::Exponential => mu.exp(),
-        TimeShift::Linear => mu,
-    };
-    if !(factor > 0.0 && factor.is_finite()) {
-        let needed = "a number that gives a shift above 0";
-        return Err(SamplingError::Option {
-            option: "mu",
-            found: mu.to_string(),
-            needed,
-        });
-    }
+    let factor = time_shift(request, mu)?;
     Ok(sigmas
         .into_iter()
         .map(|sigma| factor / (factor + (1.0 / sigma - 1.0)))
         .collect())
+}
+
+/// How many times the odds of noise against data grow by `mu`.
+pub(super) fn time_shift(request: &Request<'_>, mu: f64) -> Result<f64, SamplingError> {
+    let factor = match request.settings.time_shift_type {
+        TimeShift::Exponential => mu.exp(),
+        TimeShift::Linear => mu,
+    };
+    if factor > 0.0 && factor < 1e6 {
+        return Ok(factor);
+    }
+    let needed = "a number that gives a shift above 0 and below a million";
+    Err(SamplingError::Option {
+        option: "mu",
+        found: mu.to_string(),
+        needed,
+    })
 }
 
 /// Stretches the levels so that the last one is `terminal`.
