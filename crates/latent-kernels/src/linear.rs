@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::conv::ConvShape;
 use crate::conv::weight::weight_gradient;
 use crate::isa::Precision;
-use crate::product::pack::{fill_panel, fill_panel_by_column, fill_row, grow, units};
+use crate::product::pack::{fill_panel, fill_panel_of_columns, fill_row, grow, units};
 use crate::product::{PANEL, Panels, Part, Product, Row};
 use crate::shared::{Output, with_scratch};
 
@@ -28,8 +28,8 @@ impl PackedMatrix {
     pub fn pack(w: &[f32], n: usize, k: usize, precision: Precision) -> Self {
         assert_eq!(w.len(), n * k, "a weight [{n}, {k}] has other values");
         Self::by_panel(n, k, precision, |first, panel| {
-            let column = |j: usize, values: &mut [f32]| values.copy_from_slice(&w[j * k..][..k]);
-            fill_panel_by_column(k, n, precision, &column, first, panel);
+            let column = |j: usize| &w[j * k..][..k];
+            fill_panel_of_columns(k, n, precision, column, first, panel);
         })
     }
 

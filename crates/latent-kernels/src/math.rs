@@ -8,6 +8,17 @@ pub(crate) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// All 16 lanes by `combine`, in halves.
+#[inline(always)]
+pub(crate) fn fold(mut lanes: [f32; 16], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = combine(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
+}
+
 /// `e^x` to about one unit in the last place; 0 below -86.6, largest at 88.
 #[inline(always)]
 pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {

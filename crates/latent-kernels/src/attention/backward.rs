@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::AttentionShape;
 use super::forward::fill_transposed;
 use crate::isa::{Precision, for_every_level};
-use crate::math::{exp, multiply_add};
+use crate::math::{exp, fold, multiply_add};
 use crate::product::pack::{fill_pairs, fill_panels, fill_row, grow, units, values_per_unit};
 use crate::product::{LANES, Panels, Part, Product, Row};
 use crate::shared::{Output, Scratch, with_scratch};
@@ -94,10 +94,12 @@ for_every_level! {
 for_every_level! {
     fn dot(a: &[f32], b: &[f32]) -> f32 {
         let mut sums = [0.0; LANES];
-        for (i, (a, b)) in a.iter().zip(b).enumerate() {
-            sums[i % LANES] += a * b;
+        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+            for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+                *sum += a * b;
+            }
         }
-        sums.iter().sum()
+        fold(sums, |a, b| a + b)
     }
 }
 

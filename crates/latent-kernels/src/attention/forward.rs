@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::AttentionShape;
 use crate::isa::{Precision, for_every_level};
-use crate::math::{exp, multiply_add};
+use crate::math::{exp, fold, multiply_add};
 use crate::product::pack::{
-    fill_panel_by_column, fill_panels, fill_row, grow, units, values_per_unit,
+    fill_panel_of_columns, fill_panels, fill_row, grow, units, values_per_unit,
 };
 use crate::product::{LANES, PANEL, Panels, Part, Product, Row};
 use crate::shared::{Output, Scratch, with_scratch};
@@ -95,14 +95,13 @@ pub(super) fn fill_transposed(
     panels: &mut [u32],
 ) {
     let depth = units(shape.head_dim, precision);
-    let column =
-        |j: usize, values: &mut [f32]| values.copy_from_slice(shape.row(x, shape.keys, head, j));
+    let column = |j: usize| shape.row(x, shape.keys, head, j);
     for (i, panel) in panels.chunks_mut(PANEL * depth).enumerate() {
-        fill_panel_by_column(
+        fill_panel_of_columns(
             shape.head_dim,
             shape.keys,
             precision,
-            &column,
+            column,
             i * PANEL,
             panel,
         );
@@ -138,7 +137,7 @@ for_every_level! {
                 *top = if *score > *top { *score } else { *top };
             }
         }
-        let top = tops.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
+        let top = fold(tops, |a, b| if b > a { b } else { a });
         let highest = if top * scale > state.highest { top * scale } else { state.highest };
         let mut sums = [0.0; LANES];
         for scores in scores.chunks_exact_mut(LANES) {
@@ -148,7 +147,7 @@ for_every_level! {
             }
         }
         let factor = if state.highest == f32::NEG_INFINITY { 0.0 } else { (state.highest - highest).exp() };
-        state.sum = state.sum * factor + sums.iter().sum::<f32>();
+        state.sum = state.sum * factor + fold(sums, |a, b| a + b);
         state.highest = highest;
         factor
     }
@@ -176,7 +175,8 @@ impl Block<'_> {
                 precision,
             );
         }
-        grow(b, QUERIES * KEYS);
+        let stride = units(KEYS, precision);
+        grow(b, QUERIES * stride);
         grow(values, QUERIES * KEYS);
         grow(more_values, QUERIES * width);
         let mut state = [Softmax {
@@ -192,7 +192,7 @@ impl Block<'_> {
                 scores[shape.seen(self.first + i).saturating_sub(keys).min(there)..]
                     .fill(f32::NEG_INFINITY);
                 let factor = soften(scores, shape.scale(), &mut state[i]);
-                fill_row(&scores[..there], &mut b[i * KEYS..][..KEYS], precision);
+                fill_row(&scores[..there], &mut b[i * stride..][..stride], precision);
                 if keys > 0 && factor != 1.0 {
                     more_values[i * width..][..width]
                         .iter_mut()
@@ -246,7 +246,7 @@ impl Block<'_> {
         let width = self.shape.head_dim.next_multiple_of(LANES);
         rows.clear();
         rows.extend((0..self.count).map(|i| Row {
-            a: i * KEYS,
+            a: i * units(KEYS, self.precision),
             c: i * width,
             bias: 0,
         }));

@@ -49,87 +49,58 @@ fn mask(t: &Tile<'_>, vector: usize, half: usize) -> __m256i {
     )
 }
 
-/// # Safety
-/// As [`Kernel::tile`], with `R` rows.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn begin<const R: usize>(t: &Tile<'_>, vector: usize) -> [[__m256; 2]; R] {
-    let mut sums = [[_mm256_setzero_ps(); 2]; R];
-    for (i, sums) in sums.iter_mut().enumerate() {
-        for (half, sum) in sums.iter_mut().enumerate() {
-            let first = vector * LANES + half * HALF;
-            // SAFETY: the caller's promise; the mask leaves out columns that are not there.
-            unsafe {
-                if !t.bias.is_null() {
-                    *sum = _mm256_loadu_ps(t.bias.add(t.rows[i].bias + first));
-                }
-                if t.add {
-                    let held = _mm256_maskload_ps(
-                        t.c.wrapping_add(t.rows[i].c + first),
-                        mask(t, vector, half),
-                    );
-                    *sum = _mm256_add_ps(*sum, held);
-                }
-            }
-        }
-    }
-    sums
-}
-
-/// # Safety
-/// As [`Kernel::tile`], with `R` rows.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn finish<const R: usize>(t: &Tile<'_>, vector: usize, sums: &[[__m256; 2]; R]) {
-    for (i, sums) in sums.iter().enumerate() {
-        for (half, &sum) in sums.iter().enumerate() {
-            let (mask, place) = (
-                mask(t, vector, half),
-                t.rows[i].c + vector * LANES + half * HALF,
-            );
-            // SAFETY: the caller's promise; the mask leaves out columns that are not there.
-            unsafe {
-                let sum = if t.residual.is_null() {
-                    sum
-                } else {
-                    _mm256_add_ps(
-                        sum,
-                        _mm256_maskload_ps(t.residual.wrapping_add(place), mask),
-                    )
-                };
-                _mm256_maskstore_ps(t.c.wrapping_add(place), mask, sum);
-            }
-        }
-    }
-}
-
 /// A tile function for one precision.
+///
+/// One body: the sums must not leave the registers, as they would at a call.
 macro_rules! tiles {
     ($name:ident, $sized:ident, $multiply:ident) => {
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn $sized<const R: usize>(t: &Tile<'_>) {
-            for vector in 0..t.vectors {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let mut sums = begin::<R>(t, vector);
-                    for run in t.runs {
-                        let rows: [*const u32; R] =
-                            std::array::from_fn(|i| t.a.add(t.rows[i].a + run.a));
-                        let mut b = t.b.add(run.b + vector * LANES);
-                        let mut at = 0;
-                        for _ in 0..t.length {
-                            let low = _mm256_loadu_si256(b.cast());
-                            let high = _mm256_loadu_si256(b.add(HALF).cast());
-                            for i in 0..R {
-                                let a = _mm256_set1_epi32(*rows[i].add(at) as i32);
-                                sums[i][0] = $multiply(sums[i][0], a, low);
-                                sums[i][1] = $multiply(sums[i][1], a, high);
-                            }
-                            at += t.a_step;
-                            b = b.wrapping_add(t.b_step);
+        unsafe fn $sized<const R: usize>(t: &Tile<'_>, vector: usize) {
+            let masks = [mask(t, vector, 0), mask(t, vector, 1)];
+            let first = vector * LANES;
+            let mut sums = [[_mm256_setzero_ps(); 2]; R];
+            // SAFETY: the caller's promise; masks leave out columns that are not there.
+            unsafe {
+                for i in 0..R {
+                    for half in 0..2 {
+                        let first = first + half * HALF;
+                        if !t.bias.is_null() {
+                            sums[i][half] = _mm256_loadu_ps(t.bias.add(t.rows[i].bias + first));
+                        }
+                        if t.add {
+                            let c = t.c.wrapping_add(t.rows[i].c + first);
+                            sums[i][half] =
+                                _mm256_add_ps(sums[i][half], _mm256_maskload_ps(c, masks[half]));
                         }
                     }
-                    finish(t, vector, &sums);
+                }
+                for run in t.runs {
+                    let rows: [*const u32; R] =
+                        std::array::from_fn(|i| t.a.add(t.rows[i].a + run.a));
+                    let mut b = t.b.add(run.b + first);
+                    let mut at = 0;
+                    for _ in 0..t.length {
+                        let low = _mm256_loadu_si256(b.cast());
+                        let high = _mm256_loadu_si256(b.add(HALF).cast());
+                        for i in 0..R {
+                            let a = _mm256_set1_epi32(*rows[i].add(at) as i32);
+                            sums[i][0] = $multiply(sums[i][0], a, low);
+                            sums[i][1] = $multiply(sums[i][1], a, high);
+                        }
+                        at += t.a_step;
+                        b = b.wrapping_add(t.b_step);
+                    }
+                }
+                for i in 0..R {
+                    for half in 0..2 {
+                        let place = t.rows[i].c + first + half * HALF;
+                        if !t.residual.is_null() {
+                            let residual = t.residual.wrapping_add(place);
+                            let held = _mm256_maskload_ps(residual, masks[half]);
+                            sums[i][half] = _mm256_add_ps(sums[i][half], held);
+                        }
+                        _mm256_maskstore_ps(t.c.wrapping_add(place), masks[half], sums[i][half]);
+                    }
                 }
             }
         }
@@ -137,16 +108,18 @@ macro_rules! tiles {
         /// # Safety
         /// As [`Kernel::tile`].
         unsafe fn $name(t: &Tile<'_>) {
-            // SAFETY: the caller's promise, with the count of rows.
-            unsafe {
-                match t.rows.len() {
-                    1 => $sized::<1>(t),
-                    2 => $sized::<2>(t),
-                    3 => $sized::<3>(t),
-                    4 => $sized::<4>(t),
-                    5 => $sized::<5>(t),
-                    6 => $sized::<6>(t),
-                    rows => unreachable!("no tile of {rows} rows"),
+            for vector in 0..t.vectors {
+                // SAFETY: the caller's promise, with the count of rows.
+                unsafe {
+                    match t.rows.len() {
+                        1 => $sized::<1>(t, vector),
+                        2 => $sized::<2>(t, vector),
+                        3 => $sized::<3>(t, vector),
+                        4 => $sized::<4>(t, vector),
+                        5 => $sized::<5>(t, vector),
+                        6 => $sized::<6>(t, vector),
+                        rows => unreachable!("no tile of {rows} rows"),
+                    }
                 }
             }
         }

@@ -28,64 +28,6 @@ fn multiply_bf16(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
     _mm512_dpbf16_ps(sum, a, b)
 }
 
-/// Mask of the columns of `vector` that exist.
-#[inline(always)]
-fn mask(t: &Tile<'_>, vector: usize) -> u16 {
-    if vector + 1 == t.vectors {
-        u16::MAX >> (LANES - t.last)
-    } else {
-        u16::MAX
-    }
-}
-
-/// What the sums of the tile begin with.
-///
-/// # Safety
-/// As [`Kernel::tile`], with `R` rows and `V` vectors.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn begin<const R: usize, const V: usize>(t: &Tile<'_>) -> [[__m512; V]; R] {
-    let mut sums = [[_mm512_setzero_ps(); V]; R];
-    for (i, sums) in sums.iter_mut().enumerate() {
-        for (j, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's promise; the mask leaves out columns that are not there.
-            unsafe {
-                if !t.bias.is_null() {
-                    *sum = _mm512_loadu_ps(t.bias.add(t.rows[i].bias + j * LANES));
-                }
-                if t.add {
-                    let held = _mm512_maskz_loadu_ps(mask(t, j), t.c.add(t.rows[i].c + j * LANES));
-                    *sum = _mm512_add_ps(*sum, held);
-                }
-            }
-        }
-    }
-    sums
-}
-
-/// Writes the sums, the residual added.
-///
-/// # Safety
-/// As [`Kernel::tile`], with `R` rows and `V` vectors.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn finish<const R: usize, const V: usize>(t: &Tile<'_>, sums: &[[__m512; V]; R]) {
-    for (i, sums) in sums.iter().enumerate() {
-        for (j, &sum) in sums.iter().enumerate() {
-            let (mask, place) = (mask(t, j), t.rows[i].c + j * LANES);
-            // SAFETY: the caller's promise; the mask leaves out columns that are not there.
-            unsafe {
-                let sum = if t.residual.is_null() {
-                    sum
-                } else {
-                    _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, t.residual.add(place)))
-                };
-                _mm512_mask_storeu_ps(t.c.add(place), mask, sum);
-            }
-        }
-    }
-}
-
 /// Calls `$sized::<R, V>` for the tile's counts.
 macro_rules! sized_tiles {
     ($t:ident, $sized:ident) => {
@@ -106,13 +48,38 @@ macro_rules! sized_tiles {
 }
 
 /// A tile function for one precision, and its instances for every count of rows and vectors.
+///
+/// One body: the sums must not leave the registers, as they would at a call.
 macro_rules! tiles {
     ($name:ident, $sized:ident, $multiply:ident, $features:literal) => {
         #[target_feature(enable = $features)]
         unsafe fn $sized<const R: usize, const V: usize>(t: &Tile<'_>) {
+            // Columns that are not there are neither read nor written; whole vectors go without the slower mask.
+            let whole = t.last == LANES;
+            let mask = u16::MAX >> (LANES - t.last);
+            let mut sums = [[_mm512_setzero_ps(); V]; R];
             // SAFETY: the caller's promise.
             unsafe {
-                let mut sums = begin::<R, V>(t);
+                if !t.bias.is_null() {
+                    for i in 0..R {
+                        for j in 0..V {
+                            sums[i][j] = _mm512_loadu_ps(t.bias.add(t.rows[i].bias + j * LANES));
+                        }
+                    }
+                }
+                if t.add {
+                    for i in 0..R {
+                        for j in 0..V {
+                            let c = t.c.add(t.rows[i].c + j * LANES);
+                            let held = if whole || j + 1 < V {
+                                _mm512_loadu_ps(c)
+                            } else {
+                                _mm512_maskz_loadu_ps(mask, c)
+                            };
+                            sums[i][j] = _mm512_add_ps(sums[i][j], held);
+                        }
+                    }
+                }
                 for run in t.runs {
                     let rows: [*const u32; R] =
                         std::array::from_fn(|i| t.a.add(t.rows[i].a + run.a));
@@ -128,10 +95,29 @@ macro_rules! tiles {
                             }
                         }
                         at += t.a_step;
-                        b = b.add(t.b_step);
+                        b = b.wrapping_add(t.b_step);
                     }
                 }
-                finish(t, &sums);
+                if !t.residual.is_null() {
+                    for i in 0..R {
+                        for j in 0..V {
+                            let residual = t.residual.add(t.rows[i].c + j * LANES);
+                            let mask = if j + 1 < V { u16::MAX } else { mask };
+                            let held = _mm512_maskz_loadu_ps(mask, residual);
+                            sums[i][j] = _mm512_add_ps(sums[i][j], held);
+                        }
+                    }
+                }
+                for i in 0..R {
+                    for j in 0..V {
+                        let c = t.c.add(t.rows[i].c + j * LANES);
+                        if whole || j + 1 < V {
+                            _mm512_storeu_ps(c, sums[i][j]);
+                        } else {
+                            _mm512_mask_storeu_ps(c, mask, sums[i][j]);
+                        }
+                    }
+                }
             }
         }
 

@@ -152,29 +152,70 @@ pub(crate) fn fill_panel_by_column(
     first: usize,
     panel: &mut [u32],
 ) {
-    let k = units(depth, precision);
-    let width = Panels::width(n, first);
-    with_buffers(|values: &mut Vec<f32>, rows: &mut Vec<u32>| {
+    with_buffers(|values, rows| {
         grow(values, depth);
-        grow(rows, LANES * k);
-        for group in (0..width).step_by(LANES) {
-            for j in 0..LANES {
-                let units = &mut rows[j * k..][..k];
-                if first + group + j < n {
-                    column(first + group + j, &mut values[..depth]);
-                    fill_row(&values[..depth], units, precision);
-                } else {
-                    units.fill(0);
-                }
-            }
-            for step in 0..k {
-                let out = &mut panel[step * width + group..][..LANES];
-                for (j, out) in out.iter_mut().enumerate() {
-                    *out = rows[j * k + step];
-                }
+        let fill = |j: usize, units: &mut [u32]| {
+            column(j, &mut values[..depth]);
+            fill_row(&values[..depth], units, precision);
+        };
+        turn_panel(units(depth, precision), n, fill, first, panel, rows);
+    });
+}
+
+/// The panel that begins at column `first`, of columns that lie in memory: `column(j)` has `depth` values.
+pub(crate) fn fill_panel_of_columns<'a>(
+    depth: usize,
+    n: usize,
+    precision: Precision,
+    column: impl Fn(usize) -> &'a [f32],
+    first: usize,
+    panel: &mut [u32],
+) {
+    with_buffers(|_, rows| {
+        let fill = |j: usize, units: &mut [u32]| fill_row(column(j), units, precision);
+        turn_panel(units(depth, precision), n, fill, first, panel, rows);
+    });
+}
+
+/// Writes columns as rows of `k` units, 16 at a time, and turns them.
+fn turn_panel(
+    k: usize,
+    n: usize,
+    mut fill: impl FnMut(usize, &mut [u32]),
+    first: usize,
+    panel: &mut [u32],
+    rows: &mut Vec<u32>,
+) {
+    let width = Panels::width(n, first);
+    grow(rows, LANES * k);
+    for group in (0..width).step_by(LANES) {
+        for (j, units) in rows[..LANES * k].chunks_exact_mut(k.max(1)).enumerate() {
+            if first + group + j < n {
+                fill(first + group + j, units);
+            } else {
+                units.fill(0);
             }
         }
-    });
+        turn(rows, k, width, &mut panel[group..]);
+    }
+}
+
+/// `out[step * width + j] = rows[j * k + step]` for 16 rows of `k` units.
+fn turn(rows: &[u32], k: usize, width: usize, out: &mut [u32]) {
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if crate::isa::level() >= crate::isa::Level::Avx512 {
+        done = k / LANES * LANES;
+        for step in (0..done).step_by(LANES) {
+            // SAFETY: `level` says that the CPU has these features.
+            unsafe { avx512::turn(&rows[step..], k, width, &mut out[step * width..]) }
+        }
+    }
+    for step in done..k {
+        for (j, out) in out[step * width..][..LANES].iter_mut().enumerate() {
+            *out = rows[j * k + step];
+        }
+    }
 }
 
 /// Makes room for `len` values; what they hold is old.
@@ -196,63 +237,4 @@ fn with_buffers(work: impl FnOnce(&mut Vec<f32>, &mut Vec<u32>)) {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use std::arch::x86_64::*;
-
-    use super::{LANES, to_bf16};
-
-    /// 32 values to 16 units.
-    ///
-    /// # Safety
-    /// The CPU has these features.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    pub(super) unsafe fn neighbours(values: &[f32], units: &mut [u32]) {
-        let whole = values.len() / (2 * LANES);
-        assert!(units.len() >= values.len().div_ceil(2), "too few units");
-        for i in 0..whole {
-            // SAFETY: `i` counts whole vectors inside both slices.
-            unsafe {
-                let low = _mm512_loadu_ps(values.as_ptr().add(i * 2 * LANES));
-                let high = _mm512_loadu_ps(values.as_ptr().add(i * 2 * LANES + LANES));
-                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-                _mm512_storeu_si512(units.as_mut_ptr().add(i * LANES).cast(), both);
-            }
-        }
-        let rest = &values[whole * 2 * LANES..];
-        for (unit, pair) in units[whole * LANES..].iter_mut().zip(rest.chunks(2)) {
-            *unit = to_bf16(pair[0]) | pair.get(1).map_or(0, |high| to_bf16(*high) << 16);
-        }
-    }
-
-    /// Two rows to one row of units.
-    ///
-    /// # Safety
-    /// The CPU has these features.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    pub(super) unsafe fn pairs(low: &[f32], high: &[f32], units: &mut [u32]) {
-        assert!(
-            low.len() == high.len() && units.len() >= low.len(),
-            "rows of different lengths"
-        );
-        let whole = low.len() / LANES;
-        for i in 0..whole {
-            // SAFETY: `i` counts whole vectors inside the three slices.
-            unsafe {
-                let widen = |x: __m256bh| {
-                    _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(x))
-                };
-                let low = widen(_mm512_cvtneps_pbh(_mm512_loadu_ps(
-                    low.as_ptr().add(i * LANES),
-                )));
-                let high = widen(_mm512_cvtneps_pbh(_mm512_loadu_ps(
-                    high.as_ptr().add(i * LANES),
-                )));
-                let both = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
-                _mm512_storeu_si512(units.as_mut_ptr().add(i * LANES).cast(), both);
-            }
-        }
-        for i in whole * LANES..low.len() {
-            units[i] = to_bf16(low[i]) | to_bf16(high[i]) << 16;
-        }
-    }
-}
+mod avx512;
