@@ -67,6 +67,47 @@ pub enum DataError {
     /// Sampling weights from which nothing can be drawn.
     #[error("sampling weights: {0}")]
     Weights(String),
+    /// A word for something else than what is offered.
+    #[error("`{found}` is no {what}; choose one of {allowed}")]
+    Choice {
+        /// What was chosen, as in "profile".
+        what: &'static str,
+        /// The word.
+        found: String,
+        /// The words that are known.
+        allowed: String,
+    },
+    /// Settings that leave no picture.
+    #[error(
+        "profile `{profile}` has no picture of kind `{kinds}` with {scenes} scenes; ask for other kinds, or more scenes"
+    )]
+    NothingToBuild {
+        /// The profile's word.
+        profile: &'static str,
+        /// The kinds' words.
+        kinds: String,
+        /// Scenes that were tried.
+        scenes: u32,
+    },
+    /// A package of drawings cannot be had.
+    #[error("package `{package}`: {reason}")]
+    Package {
+        /// As npm names it.
+        package: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A source drawing cannot be drawn.
+    #[error("drawing `{drawing}`: {reason}")]
+    Drawing {
+        /// Style and name.
+        drawing: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The work was asked to stop; what is finished is kept.
+    #[error("stopped; the same command goes on from here")]
+    Stopped,
 }
 
 impl DataError {
@@ -75,6 +116,18 @@ impl DataError {
             action,
             path: path.to_path_buf(),
             source,
+        }
+    }
+
+    pub(crate) fn choice<const N: usize>(
+        what: &'static str,
+        found: &str,
+        allowed: [&str; N],
+    ) -> Self {
+        Self::Choice {
+            what,
+            found: found.to_string(),
+            allowed: allowed.map(|word| format!("`{word}`")).join(", "),
         }
     }
 
