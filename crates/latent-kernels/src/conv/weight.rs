@@ -4,12 +4,13 @@
 //! pixels of a line share a unit, and multiplies. How pixels are shared out depends on the sizes alone, and the
 //! shares are added in order, so the threads do not change a bit.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::ConvShape;
-use super::plan::{Axis, Phase, Plan};
+use super::plan::{Phase, Plan};
 use crate::isa::Precision;
 use crate::product::pack::{fill_pairs, fill_row, grow, units, values_per_unit};
 use crate::product::{LANES, PANEL, Panels, Part, Product, Row};
@@ -18,9 +19,13 @@ use crate::shared::{Output, Scratch, with_scratch};
 /// Units of the summed axis that a task lays out at once.
 const DEPTH: usize = 128;
 /// Columns (taps times input channels) of a task, about.
-const COLUMNS: usize = 640;
+const COLUMNS: usize = 576;
 /// Tasks to aim at, a number that does not depend on the threads.
 const TASKS: usize = 16;
+/// Most output channels of a task.
+const OUTPUTS: usize = 192;
+/// Most values of all shares together.
+const MEMORY: usize = 1 << 20;
 /// Fewest pixels of a share, so that adding shares up costs little.
 const SHARE: usize = 512;
 
@@ -64,28 +69,45 @@ pub(crate) fn weight_gradient(
     dw: &mut [f32],
 ) {
     let work = Gradient::new(x, dy, shape, precision);
-    let block = work.cells * shape.co * work.channels;
-    let mut sums = vec![0.0; work.shares * work.blocks * block];
-    let out = Output::new(&mut sums);
-    (0..work.shares * work.blocks)
+    if work.chunks == 0 || dw.is_empty() {
+        return dw.fill(0.0);
+    }
+    // A 1x1 kernel whose pixels are not shared out is summed in place.
+    let in_place = work.shares == 1 && work.cells == 1 && shape.kh * shape.kw == 1;
+    let mut sums = SUMS.take();
+    let block = work.cells * work.outputs * work.channels;
+    if !in_place {
+        grow(&mut sums, work.tasks() * block);
+    }
+    let out = Output::new(if in_place { dw } else { &mut sums });
+    (0..work.tasks())
         .into_par_iter()
         .with_max_len(1)
-        .for_each(|task| {
-            let (share, channels) = (task / work.blocks, task % work.blocks);
-            let first = channels * work.channels;
-            let task_of = Task {
-                chunks: share * work.chunks / work.shares..(share + 1) * work.chunks / work.shares,
-                channels: first..shape.ci.min(first + work.channels),
+        .for_each(|i| {
+            let task = work.task(i);
+            let (first, row) = if in_place {
+                (
+                    task.outputs.start * shape.ci + task.channels.start,
+                    shape.ci,
+                )
+            } else {
+                (i * block, task.channels.len())
             };
-            // SAFETY: task `task` alone writes the `block` values from `task * block` on.
+            // SAFETY: these places belong to task `i` alone, in place or in its block.
             with_scratch(|scratch| unsafe {
-                work.compute(&task_of, scratch, out.pointer().add(task * block))
+                work.compute(&task, scratch, out.pointer().add(first), row)
             });
         });
-    let taps = shape.kh * shape.kw;
-    dw.par_chunks_mut((shape.ci * taps).max(1))
-        .enumerate()
-        .for_each(|(co, dw)| work.collect(&sums, co, dw));
+    if !in_place {
+        let channel = shape.ci * shape.kh * shape.kw;
+        let dw = dw.par_chunks_mut(channel).enumerate();
+        dw.for_each(|(co, dw)| work.collect(&sums, co, dw));
+    }
+    SUMS.set(sums);
+}
+
+thread_local! {
+    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// How the work is cut.
@@ -99,10 +121,15 @@ struct Gradient<'a> {
     cells: usize,
     /// Input channels of a block, and blocks.
     channels: usize,
-    blocks: usize,
-    /// Lines of a phase in a picture; lines of a chunk; chunks.
+    channel_blocks: usize,
+    /// Output channels of a block, and blocks.
+    outputs: usize,
+    output_blocks: usize,
+    /// Lines of a phase in a picture.
     lines: usize,
-    chunk: usize,
+    /// A chunk is some pictures, or some lines of one.
+    pictures_at_once: usize,
+    lines_at_once: usize,
     chunks: usize,
     /// Shares that the chunks fall into.
     shares: usize,
@@ -112,6 +139,18 @@ struct Gradient<'a> {
 struct Task {
     chunks: Range<usize>,
     channels: Range<usize>,
+    outputs: Range<usize>,
+}
+
+/// The lines of a chunk, of each of its pictures, and what one phase makes of them.
+struct Chunk {
+    pictures: Range<usize>,
+    lines: Range<usize>,
+    /// Outputs of a line, and units that hold them.
+    count: usize,
+    units: usize,
+    /// Input lines of a picture.
+    inputs: usize,
 }
 
 impl<'a> Gradient<'a> {
@@ -121,124 +160,183 @@ impl<'a> Gradient<'a> {
             .phases()
             .map(|(y, x)| y.taps.len() * x.taps.len())
             .collect();
-        let (cells, most) = (
-            sizes.iter().sum(),
-            sizes.iter().copied().max().unwrap_or(1).max(1),
-        );
-        let fit = (COLUMNS / most).next_multiple_of(LANES).max(LANES);
-        let blocks = shape.ci.div_ceil(fit).max(1);
-        let channels = if blocks == 1 { shape.ci } else { fit };
+        let most = sizes.iter().copied().max().unwrap_or(1).max(1);
+        let (channels, channel_blocks) = even(shape.ci, (COLUMNS / most).max(LANES), LANES);
+        let (outputs, output_blocks) = even(shape.co, OUTPUTS, 6);
         let lines = shape.out_h().div_ceil(plan.y.step);
         let width = units(shape.out_w().div_ceil(plan.x.step), precision);
-        let chunk = (DEPTH / width.max(1)).max(1);
-        let chunks = (shape.n * lines).div_ceil(chunk);
+        let fit = (DEPTH / width.max(1)).max(1);
+        let (pictures_at_once, lines_at_once) =
+            ((fit / lines.max(1)).max(1), fit.min(lines).max(1));
         let pixels = shape.n * shape.out_h() * shape.out_w();
+        let chunks = if pixels == 0 {
+            0
+        } else {
+            shape.n.div_ceil(pictures_at_once) * lines.div_ceil(lines_at_once)
+        };
+        let weights = shape.co * shape.ci * shape.kh * shape.kw;
         let shares = TASKS
-            .div_ceil(blocks)
-            .min(pixels / SHARE)
-            .min(chunks)
-            .max(1);
+            .div_ceil(channel_blocks * output_blocks)
+            .min(pixels / SHARE);
+        let shares = shares.min(MEMORY / weights.max(1)).min(chunks).max(1);
         Self {
             x,
             dy,
             shape,
             plan,
             precision,
-            cells,
+            cells: sizes.iter().sum(),
             channels,
-            blocks,
+            channel_blocks,
+            outputs,
+            output_blocks,
             lines,
-            chunk,
+            pictures_at_once,
+            lines_at_once,
             chunks,
             shares,
         }
     }
 
-    /// Adds the task's products to `sums`, `[co, cells of a phase, channels]` for each phase.
+    fn tasks(&self) -> usize {
+        self.shares * self.channel_blocks * self.output_blocks
+    }
+
+    fn task(&self, i: usize) -> Task {
+        let share = i / (self.channel_blocks * self.output_blocks);
+        let channels = i / self.output_blocks % self.channel_blocks * self.channels;
+        let outputs = i % self.output_blocks * self.outputs;
+        Task {
+            chunks: share * self.chunks / self.shares..(share + 1) * self.chunks / self.shares,
+            channels: channels..self.shape.ci.min(channels + self.channels),
+            outputs: outputs..self.shape.co.min(outputs + self.outputs),
+        }
+    }
+
+    fn chunk(&self, i: usize, (y, x): (&Phase, &Phase)) -> Chunk {
+        let bands = self.lines.div_ceil(self.lines_at_once);
+        let (picture, line) = (
+            i / bands * self.pictures_at_once,
+            i % bands * self.lines_at_once,
+        );
+        let lines = line..self.lines.min(line + self.lines_at_once);
+        let count = x.count(self.shape.out_w(), self.plan.x.step);
+        Chunk {
+            pictures: picture..self.shape.n.min(picture + self.pictures_at_once),
+            count,
+            units: units(count, self.precision),
+            inputs: (lines.len() - 1) * self.plan.y.stride + y.taps.len(),
+            lines,
+        }
+    }
+
+    /// Sums the task's products: `[outputs, cells of a phase, channels]` for each phase, in rows of `row` values.
     ///
     /// # Safety
-    /// `sums` has `cells * co * channels` values that no other thread uses.
-    unsafe fn compute(&self, task: &Task, scratch: &mut Scratch, sums: *mut f32) {
-        let (co, width) = (self.shape.co, task.channels.len());
-        for chunk in task.chunks.clone() {
-            let lines =
-                chunk * self.chunk..(self.shape.n * self.lines).min((chunk + 1) * self.chunk);
-            let mut next = 0;
+    /// No other thread uses the places `sums[.. cells * outputs * row]` that such rows fill.
+    unsafe fn compute(&self, task: &Task, scratch: &mut Scratch, sums: *mut f32, row: usize) {
+        for i in task.chunks.clone() {
+            let mut before = 0;
             for (y, x) in self.plan.phases() {
-                let cells = y.taps.len() * x.taps.len();
-                let before = next;
-                next += cells;
-                let count = x.count(self.shape.out_w(), self.plan.x.step);
-                let depth = lines.len() * units(count, self.precision);
-                if cells == 0 || depth == 0 || width == 0 {
-                    continue;
-                }
-                self.fill_patches(&lines, (y, x), &task.channels, scratch);
-                self.fill_dy(&lines, (y, x), &mut scratch.a);
-                let columns = cells * width;
+                let (cells, chunk) = (y.taps.len() * x.taps.len(), self.chunk(i, (y, x)));
+                let first = before * task.outputs.len() * row;
+                before += cells;
+                self.fill_patches(&chunk, (y, x), &task.channels, scratch);
+                self.fill_dy(&chunk, (y, x), &task.outputs, &mut scratch.a);
+                let outputs = task.outputs.len();
                 scratch.rows.clear();
-                scratch.rows.extend((0..co).map(|i| Row {
+                let rows = (0..outputs).map(|i| Row {
                     a: i,
-                    c: i * columns,
+                    c: i * cells * row,
                     bias: 0,
-                }));
-                let product = Product {
-                    precision: self.precision,
-                    a: &scratch.a,
-                    rows: &scratch.rows,
-                    parts: &[Part::default()],
-                    length: depth,
-                    a_step: co,
-                    b: Panels {
-                        data: &scratch.b,
-                        n: columns,
-                        k: depth,
-                    },
-                    columns: 0..columns,
-                    bias: None,
-                    add: true,
-                };
-                // SAFETY: the caller's promise; phases before this one took `before * co * width` values.
-                unsafe { product.run(sums.add(before * co * width), std::ptr::null()) }
+                });
+                scratch.rows.extend(rows);
+                let columns = x.taps.len() * task.channels.len();
+                for j in 0..y.taps.len() {
+                    let length = self.fill_parts(&chunk, j, outputs, &mut scratch.parts);
+                    let product = Product {
+                        precision: self.precision,
+                        a: &scratch.a,
+                        rows: &scratch.rows,
+                        parts: if length == 0 { &[] } else { &scratch.parts },
+                        length,
+                        a_step: outputs,
+                        b: Panels {
+                            data: &scratch.b,
+                            n: columns,
+                            k: chunk.pictures.len() * chunk.inputs * chunk.units,
+                        },
+                        columns: 0..columns,
+                        bias: None,
+                        add: i > task.chunks.start,
+                    };
+                    let place = first + j * x.taps.len() * row;
+                    // SAFETY: the caller's promise.
+                    unsafe { product.run(sums.add(place), std::ptr::null()) }
+                }
             }
         }
     }
 
-    /// Lays out the patches of `lines`: panels of columns `(tap, channel)`, pixels of a line as the summed axis.
+    /// The runs of the summed axis for tap line `j`; the length of one.
+    fn fill_parts(&self, chunk: &Chunk, j: usize, outputs: usize, parts: &mut Vec<Part>) -> usize {
+        let (lines, stride) = (chunk.lines.len(), self.plan.y.stride);
+        parts.clear();
+        for picture in 0..chunk.pictures.len() {
+            for line in 0..lines {
+                parts.push(Part {
+                    a: (picture * lines + line) * chunk.units * outputs,
+                    group: 0,
+                    k: (picture * chunk.inputs + line * stride + j) * chunk.units,
+                });
+                // Neighbouring lines follow each other in both operands.
+                if stride == 1 {
+                    break;
+                }
+            }
+        }
+        if stride == 1 {
+            lines * chunk.units
+        } else {
+            chunk.units
+        }
+    }
+
+    /// Lays out input lines: panels of columns `(tap across, channel)`, pixels of the lines as the summed axis.
     fn fill_patches(
         &self,
-        lines: &Range<usize>,
+        chunk: &Chunk,
         (y, x): (&Phase, &Phase),
         channels: &Range<usize>,
         scratch: &mut Scratch,
     ) {
         let Scratch { b, values, .. } = scratch;
-        let (width, stride) = (channels.len(), self.plan.x.stride);
-        let count = x.count(self.shape.out_w(), self.plan.x.step);
-        let pairs = units(count, self.precision);
-        let (run, depth) = (x.taps.len() * width, lines.len() * pairs);
-        let columns = y.taps.len() * run;
+        let (width, stride, per_unit) = (
+            channels.len(),
+            self.plan.x.stride,
+            values_per_unit(self.precision),
+        );
+        let columns = x.taps.len() * width;
+        if columns == 0 || y.taps.is_empty() || chunk.count == 0 {
+            return;
+        }
+        let depth = chunk.pictures.len() * chunk.inputs * chunk.units;
         grow(b, Panels::group(columns, depth));
-        let places = (count - 1) * stride + x.taps.len();
+        let places = (chunk.count - 1) * stride + x.taps.len();
         grow(values, places * width);
-        for (i, line) in lines.clone().enumerate() {
-            let (picture, t) = (line / self.lines, line % self.lines);
-            for j in 0..y.taps.len() {
-                let from = (t * self.plan.y.stride + j) as isize + y.first;
-                self.fill_line(picture, from, x, channels, &mut values[..places * width]);
-                for pair in 0..pairs {
-                    let per_unit = values_per_unit(self.precision);
-                    let low = &values[pair * per_unit * stride * width..][..run];
-                    let second = pair * per_unit + 1;
-                    let high = (per_unit == 2 && second < count)
-                        .then(|| &values[second * stride * width..][..run]);
-                    let place = Place {
-                        columns,
-                        depth,
-                        step: i * pairs + pair,
-                        first: j * run,
-                    };
-                    place.write(low, high, self.precision, b);
+        let top = (chunk.lines.start * self.plan.y.stride) as isize + y.first;
+        let mut step = 0;
+        for picture in chunk.pictures.clone() {
+            for line in 0..chunk.inputs {
+                let values = &mut values[..places * width];
+                self.fill_line(picture, top + line as isize, x, channels, values);
+                for unit in 0..chunk.units {
+                    let low = &values[unit * per_unit * stride * width..][..columns];
+                    let second = unit * per_unit + 1;
+                    let high = (per_unit == 2 && second < chunk.count)
+                        .then(|| &values[second * stride * width..][..columns]);
+                    write_step(low, high, (depth, step), self.precision, b);
+                    step += 1;
                 }
             }
         }
@@ -281,34 +379,42 @@ impl<'a> Gradient<'a> {
         }
     }
 
-    /// Lays out `dy` of `lines`: `[pixels of a line in units][co]`.
-    fn fill_dy(&self, lines: &Range<usize>, (y, x): (&Phase, &Phase), out: &mut Vec<u32>) {
+    /// Lays out `dy`: `[pixels of a line in units][outputs]`, line after line.
+    fn fill_dy(
+        &self,
+        chunk: &Chunk,
+        (y, x): (&Phase, &Phase),
+        outputs: &Range<usize>,
+        out: &mut Vec<u32>,
+    ) {
         let (ho, wo, co) = (self.shape.out_h(), self.shape.out_w(), self.shape.co);
-        let Axis { step, .. } = self.plan.x;
-        let count = x.count(wo, step);
-        let pairs = units(count, self.precision);
-        grow(out, lines.len() * pairs * co);
-        for (line, out) in lines.clone().zip(out.chunks_exact_mut(pairs * co)) {
-            let (picture, t) = (line / self.lines, line % self.lines);
-            let to_y = t * self.plan.y.step + y.offset;
-            if to_y >= ho {
-                out.fill(0);
-                continue;
-            }
+        let (width, step, per_unit) = (
+            outputs.len(),
+            self.plan.x.step,
+            values_per_unit(self.precision),
+        );
+        grow(
+            out,
+            chunk.pictures.len() * chunk.lines.len() * chunk.units * width,
+        );
+        let lines = chunk.pictures.clone().flat_map(|picture| {
+            let line = move |t: usize| (picture, t * self.plan.y.step + y.offset);
+            chunk.lines.clone().map(line)
+        });
+        for ((picture, line), out) in lines.zip(out.chunks_exact_mut((chunk.units * width).max(1)))
+        {
             let pixel = |i: usize| {
-                let start = ((picture * ho + to_y) * wo + i * step + x.offset) * co;
-                (i < count)
-                    .then(|| self.dy.get(start..start + co))
+                let start = ((picture * ho + line) * wo + i * step + x.offset) * co;
+                let values = start + outputs.start..start + outputs.end;
+                (line < ho && i < chunk.count)
+                    .then(|| self.dy.get(values))
                     .flatten()
             };
-            for (pair, out) in out.chunks_exact_mut(co).enumerate() {
-                match (
-                    self.precision,
-                    pixel(pair * values_per_unit(self.precision)),
-                ) {
+            for (unit, out) in out.chunks_exact_mut(width).enumerate() {
+                match (self.precision, pixel(unit * per_unit)) {
                     (_, None) => out.fill(0),
                     (Precision::F32, Some(low)) => fill_row(low, out, Precision::F32),
-                    (Precision::Bf16, Some(low)) => fill_pairs(low, pixel(pair * 2 + 1), out),
+                    (Precision::Bf16, Some(low)) => fill_pairs(low, pixel(unit * 2 + 1), out),
                 }
             }
         }
@@ -316,26 +422,29 @@ impl<'a> Gradient<'a> {
 
     /// Adds the shares of output channel `co` up into `dw [ci, taps]`.
     fn collect(&self, sums: &[f32], co: usize, dw: &mut [f32]) {
-        let ConvShape { ci, kh, kw, .. } = *self.shape;
-        let taps = kh * kw;
-        let block = self.cells * self.shape.co * self.channels;
+        let (kw, taps) = (self.shape.kw, self.shape.kh * self.shape.kw);
+        let block = self.cells * self.outputs * self.channels;
         dw.fill(0.0);
-        for (task, sums) in sums.chunks_exact(block.max(1)).enumerate() {
-            let first = task % self.blocks * self.channels;
-            let width = self.channels.min(ci - first);
+        for (i, sums) in sums.chunks_exact(block).take(self.tasks()).enumerate() {
+            let task = self.task(i);
+            if !task.outputs.contains(&co) {
+                continue;
+            }
+            let (width, row) = (task.channels.len(), co - task.outputs.start);
             let mut before = 0;
             for (y, x) in self.plan.phases() {
                 let cells = y.taps.len() * x.taps.len();
-                let sums = &sums[(before * self.shape.co + co * cells) * width..][..cells * width];
+                let first = (before * task.outputs.len() + row * cells) * width;
                 before += cells;
                 let places = y
                     .taps
                     .iter()
                     .flat_map(|ys| x.taps.iter().map(move |xs| (ys, xs)));
-                for ((ys, xs), sums) in places.zip(sums.chunks_exact(width.max(1))) {
+                let sums = sums[first..][..cells * width].chunks_exact(width);
+                for ((ys, xs), sums) in places.zip(sums) {
                     for tap in ys.iter().flat_map(|y| xs.iter().map(move |x| y * kw + x)) {
                         for (c, sum) in sums.iter().enumerate() {
-                            dw[(first + c) * taps + tap] += sum;
+                            dw[(task.channels.start + c) * taps + tap] += sum;
                         }
                     }
                 }
@@ -344,33 +453,35 @@ impl<'a> Gradient<'a> {
     }
 }
 
-/// Where a run of columns goes inside panels `[columns / 64][depth][64]`.
-struct Place {
-    columns: usize,
-    depth: usize,
-    step: usize,
-    first: usize,
+/// Cuts `len` into blocks of about the same size, at most `most` (rounded up to `step`): size and number.
+fn even(len: usize, most: usize, step: usize) -> (usize, usize) {
+    let blocks = len.div_ceil(most.next_multiple_of(step)).max(1);
+    if blocks == 1 {
+        return (len, 1);
+    }
+    let size = len.div_ceil(blocks).next_multiple_of(step);
+    (size, len.div_ceil(size))
 }
 
-impl Place {
-    /// Writes one step of the summed axis for the columns from `first` on.
-    fn write(&self, low: &[f32], high: Option<&[f32]>, precision: Precision, panels: &mut [u32]) {
-        let mut done = 0;
-        while done < low.len() {
-            let column = self.first + done;
-            let (panel, inside) = (column / PANEL * PANEL, column % PANEL);
-            let width = Panels::width(self.columns, panel);
-            let there = (width - inside).min(low.len() - done);
-            let units = &mut panels[panel * self.depth + self.step * width + inside..][..there];
-            match precision {
-                Precision::F32 => fill_row(&low[done..][..there], units, precision),
-                Precision::Bf16 => fill_pairs(
-                    &low[done..][..there],
-                    high.map(|high| &high[done..][..there]),
-                    units,
-                ),
+/// Writes step `step` of the summed axis, of `depth`, into panels.
+fn write_step(
+    low: &[f32],
+    high: Option<&[f32]>,
+    (depth, step): (usize, usize),
+    precision: Precision,
+    panels: &mut [u32],
+) {
+    let columns = low.len();
+    for first in (0..columns).step_by(PANEL) {
+        let width = Panels::width(columns, first);
+        let there = first..columns.min(first + width);
+        let units = &mut panels[first * depth + step * width..][..there.len()];
+        match precision {
+            Precision::F32 => fill_row(&low[there], units, precision),
+            Precision::Bf16 => {
+                let high = high.map(|high| &high[there.clone()]);
+                fill_pairs(&low[there.clone()], high, units);
             }
-            done += there;
         }
     }
 }
