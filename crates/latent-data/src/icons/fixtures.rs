@@ -1,5 +1,8 @@
 //! A few sources of each package, and the published pictures that need no others.
 
+use std::sync::LazyLock;
+
+use super::config::SCENES;
 use super::packages::Sources;
 use super::recipe::{self, Recipe};
 
@@ -56,8 +59,11 @@ pub(super) fn sources() -> Sources {
 
 /// The recipes of [`KEYS`], in the set's order.
 pub(super) fn recipes() -> Vec<Recipe> {
-    let mut recipes = recipe::all(18_000);
-    recipes.retain(|recipe| KEYS.contains(&recipe.key.as_str()));
-    assert_eq!(recipes.len(), KEYS.len());
-    recipes
+    static RECIPES: LazyLock<Vec<Recipe>> = LazyLock::new(|| {
+        let mut recipes = recipe::all(SCENES);
+        recipes.retain(|recipe| KEYS.contains(&recipe.key.as_str()));
+        assert_eq!(recipes.len(), KEYS.len());
+        recipes
+    });
+    RECIPES.clone()
 }
