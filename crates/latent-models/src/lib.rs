@@ -1,1 +1,48 @@
 //! Architectures, their configs, weight names and tokenizers.
+//!
+//! A model is a diffusers folder: `model_index.json`, `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`,
+//! configs in diffusers' own keys, weights in safetensors. What this crate writes opens in Python, what Python writes
+//! opens here.
+//!
+//! ```no_run
+//! use latent_models::ModelFolder;
+//! use latent_nn::{Compute, Precision};
+//!
+//! let folder = ModelFolder::open("stable-diffusion-v1-5".as_ref())?;
+//! let unet = folder.unet(&Compute::cpu(Precision::F32))?;
+//! println!("{} channels in", unet.config().in_channels);
+//! # Ok::<(), latent_models::ModelError>(())
+//! ```
+
+mod autoencoder;
+mod config;
+mod error;
+mod families;
+mod files;
+mod folder;
+mod resample;
+mod residual;
+mod text;
+mod tokenizer;
+mod unet;
+mod weights;
+
+pub use autoencoder::{
+    Autoencoder, AutoencoderKl, AutoencoderKlConfig, DownEncoderBlockType, Moments, Quantized,
+    Scaling, SimpleAutoencoder, SimpleAutoencoderConfig, UpDecoderBlockType, VqModel,
+    VqModelConfig, autoencoder_weights,
+};
+pub use config::Counts;
+pub use error::ModelError;
+pub use families::{FAMILIES, Family};
+pub use files::FileSource;
+pub use folder::{Conditioning, ModelFolder};
+pub use text::{
+    ClipTextConfig, ClipTextModel, HiddenActivation, ImageTower, ImageTowerConfig, TextStates,
+};
+pub use tokenizer::{ClipTokenizer, Encoded, train_tokenizer};
+pub use unet::{
+    Context, DownBlockType, MidBlockType, UNet2dCondition, UNet2dConditionConfig, UNetCondition,
+    UpBlockType,
+};
+pub use weights::read_parameter;

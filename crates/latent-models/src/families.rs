@@ -1,0 +1,72 @@
+//! The kinds of model folder that can be opened.
+
+use latent_formats::ModelIndex;
+
+use crate::unet::UNet2dConditionConfig;
+
+/// A kind of model: what its folder holds and what the pipeline must know of it.
+#[derive(Debug)]
+pub struct Family {
+    /// Short name, as the command line prints it.
+    pub name: &'static str,
+    /// One line for lists and docs.
+    pub about: &'static str,
+    /// `_class_name` of its `model_index.json`.
+    pub pipelines: &'static [&'static str],
+    /// Folders of parts that are read, each with the Python classes that are understood.
+    pub parts: &'static [(&'static str, &'static [&'static str])],
+    /// Parts that make no difference to a picture from words.
+    pub ignored_parts: &'static [&'static str],
+    /// Whether a folder with one of its pipelines and parts is of this family.
+    recognises: fn(&UNet2dConditionConfig) -> bool,
+}
+
+const STABLE_DIFFUSION_PARTS: &[(&str, &[&str])] = &[
+    ("unet", &["UNet2DConditionModel"]),
+    ("vae", &["AutoencoderKL", "VQModel", "SimpleAutoencoder"]),
+    ("text_encoder", &["CLIPTextModel"]),
+    ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
+];
+/// Of the scheduler, every class is read by whoever samples.
+const WITHOUT_MEANING: &[&str] = &["scheduler", "safety_checker", "feature_extractor", "image_encoder"];
+
+/// Every family. A new one is a row here, and its architecture in a folder of its own.
+pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "sd1",
+        about: "Stable Diffusion 1.x, and everything `latent train` makes",
+        pipelines: &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"],
+        parts: STABLE_DIFFUSION_PARTS,
+        ignored_parts: WITHOUT_MEANING,
+        recognises: |unet| !unet.use_linear_projection,
+    },
+    Family {
+        name: "sd2",
+        about: "Stable Diffusion 2.x",
+        pipelines: &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"],
+        parts: STABLE_DIFFUSION_PARTS,
+        ignored_parts: WITHOUT_MEANING,
+        recognises: |unet| unet.use_linear_projection,
+    },
+];
+
+impl Family {
+    /// The family of a folder.
+    pub(crate) fn of(index: &ModelIndex, unet: &UNet2dConditionConfig) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| {
+            family.pipelines.contains(&index.class_name.as_str()) && (family.recognises)(unet)
+        })
+    }
+
+    /// The first part of the folder that this family has no place for, with its class.
+    pub(crate) fn stranger<'a>(&self, index: &'a ModelIndex) -> Option<(&'a str, &'a str)> {
+        let known = |name: &str, class: &str| {
+            self.ignored_parts.contains(&name)
+                || self.parts.iter().any(|(part, classes)| *part == name && classes.contains(&class))
+        };
+        index.parts.iter().find_map(|(name, class)| {
+            let class = class.as_ref()?.class.as_str();
+            (!known(name, class)).then_some((name.as_str(), class))
+        })
+    }
+}

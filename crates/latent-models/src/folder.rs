@@ -1,0 +1,242 @@
+//! A model's folder: its parts, checked against one another.
+
+use std::path::Path;
+
+use latent_formats::{ModelIndex, parse_json};
+use latent_nn::Compute;
+use serde_json::Value;
+
+use crate::autoencoder::{Autoencoder, AutoencoderConfig};
+use crate::config;
+use crate::error::{ModelError, Result};
+use crate::families::{FAMILIES, Family};
+use crate::files::FileSource;
+use crate::text::{ClipTextConfig, ClipTextModel};
+use crate::tokenizer::{ClipTokenizer, max_length};
+use crate::unet::{UNet2dCondition, UNet2dConditionConfig};
+
+/// A diffusers folder whose configs have been read; weights are read part by part, when asked for.
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    files: FileSource,
+    index: ModelIndex,
+    family: &'static Family,
+    unet: UNet2dConditionConfig,
+    autoencoder: AutoencoderConfig,
+    text_encoder: Option<ClipTextConfig>,
+}
+
+/// What a model is told of the picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conditioning {
+    /// Words.
+    Text,
+    /// One of `count` classes; training leaves the last one for "no class".
+    Class {
+        /// Number of class embeddings.
+        count: usize,
+    },
+    /// Nothing.
+    None,
+}
+
+impl ModelFolder {
+    /// Opens a folder in diffusers' layout.
+    ///
+    /// # Errors
+    /// [`ModelError`]: the folder or a file is missing or broken, a config asks for what is not built here, the parts
+    /// do not fit together.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_source(FileSource::folder(path))
+    }
+
+    /// [`ModelFolder::open`] of files in the program, by path with `/`.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn from_memory(files: &'static [(&'static str, &'static [u8])]) -> Result<Self> {
+        Self::from_source(FileSource::memory(files, "built-in"))
+    }
+
+    /// [`ModelFolder::open`] of files anywhere.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn from_source(files: FileSource) -> Result<Self> {
+        let path = files.path().join("model_index.json");
+        let index = ModelIndex::parse(&files.need("model_index.json", "model in diffusers' layout")?, &path)?;
+        let fault = |key: &str, reason: String| ModelError::Config {
+            place: format!("`{}`", path.display()),
+            key: key.into(),
+            reason,
+        };
+        for part in ["unet", "vae"] {
+            if index.part(part).is_none() {
+                return Err(fault(part, "is missing; a model needs it to draw".into()));
+            }
+        }
+        let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.pipelines).copied().collect();
+        if !known.contains(&index.class_name.as_str()) {
+            let reason = format!("is `{}`; Latent opens {}", index.class_name, quoted(&known));
+            return Err(fault("_class_name", reason));
+        }
+        let unet: UNet2dConditionConfig = config::read(&files.below("unet"))?;
+        let Some(family) = Family::of(&index, &unet) else {
+            return Err(fault("_class_name", "names a pipeline whose U-Net is of no family Latent knows".into()));
+        };
+        if let Some((part, class)) = family.stranger(&index) {
+            let reason = format!("is a `{class}`, for which the family `{}` has no place", family.name);
+            return Err(fault(part, reason));
+        }
+        let text_encoder = match index.part("text_encoder") {
+            Some(_) => Some(config::read(&files.below("text_encoder"))?),
+            None => None,
+        };
+        let folder = Self {
+            autoencoder: AutoencoderConfig::read(&files.below("vae"))?,
+            files,
+            index,
+            family,
+            unet,
+            text_encoder,
+        };
+        folder.check_fit()?;
+        Ok(folder)
+    }
+
+    /// Refuses parts of different models.
+    fn check_fit(&self) -> Result<()> {
+        let fault = |key: &str, reason: String| ModelError::Config {
+            place: format!("`{}`", self.files.path().join("unet/config.json").display()),
+            key: key.into(),
+            reason,
+        };
+        let (channels, latents) = (self.unet.in_channels, self.autoencoder.latent_channels());
+        if channels != latents {
+            let reason = format!("is {channels}, and the latents of `vae/` have {latents} channels");
+            return Err(fault("in_channels", reason));
+        }
+        if let Some(text) = &self.text_encoder {
+            let (width, hidden) = (self.unet.cross_attention_dim, text.hidden_size);
+            if width != hidden {
+                let reason = format!("is {width}, and the states of `text_encoder/` have width {hidden}");
+                return Err(fault("cross_attention_dim", reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// What `model_index.json` says.
+    pub fn index(&self) -> &ModelIndex {
+        &self.index
+    }
+
+    /// The files.
+    pub fn files(&self) -> &FileSource {
+        &self.files
+    }
+
+    /// Its family.
+    pub fn family(&self) -> &'static Family {
+        self.family
+    }
+
+    /// The U-Net's sizes.
+    pub fn unet_config(&self) -> &UNet2dConditionConfig {
+        &self.unet
+    }
+
+    /// The text encoder's sizes, if it has one.
+    pub fn text_encoder_config(&self) -> Option<&ClipTextConfig> {
+        self.text_encoder.as_ref()
+    }
+
+    /// What the model is told of the picture.
+    pub fn conditioning(&self) -> Conditioning {
+        match (&self.text_encoder, self.unet.num_class_embeds) {
+            (Some(_), _) => Conditioning::Text,
+            (None, Some(count)) => Conditioning::Class { count },
+            (None, None) => Conditioning::None,
+        }
+    }
+
+    /// Pixels per latent, in each direction.
+    pub fn downsampling(&self) -> usize {
+        self.autoencoder.downsampling()
+    }
+
+    /// Height and width of the pictures it was trained on.
+    pub fn size(&self) -> [usize; 2] {
+        [self.unet.sample_size * self.downsampling(); 2]
+    }
+
+    /// Reads the U-Net.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a tensor is missing or does not fit.
+    pub fn unet(&self, compute: &Compute) -> Result<UNet2dCondition> {
+        UNet2dCondition::open(&self.files.below("unet"), compute)
+    }
+
+    /// Reads the autoencoder.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a tensor is missing or does not fit.
+    pub fn autoencoder(&self, compute: &Compute) -> Result<Autoencoder> {
+        Autoencoder::open(&self.files.below("vae"), compute)
+    }
+
+    /// Reads the text encoder, if there is one.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a tensor is missing or does not fit.
+    pub fn text_encoder(&self, compute: &Compute) -> Result<Option<ClipTextModel>> {
+        match self.text_encoder {
+            Some(_) => Ok(Some(ClipTextModel::open(&self.files.below("text_encoder"), compute)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the tokenizer, if there is a text encoder; its texts are as long as both allow.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a file is missing or broken.
+    pub fn tokenizer(&self) -> Result<Option<ClipTokenizer>> {
+        let Some(text) = &self.text_encoder else {
+            return Ok(None);
+        };
+        let files = self.files.below("tokenizer");
+        let longest = text.max_position_embeddings;
+        let length = max_length(&files)?.map_or(longest, |length| length.min(longest));
+        let tokenizer = ClipTokenizer::from_source(&files, length)?;
+        if tokenizer.vocab_size() > text.vocab_size {
+            return Err(ModelError::Tokenizer {
+                path: files.path().to_path_buf(),
+                reason: format!(
+                    "has {} pieces, and the text encoder knows {}; they belong to different models",
+                    tokenizer.vocab_size(),
+                    text.vocab_size
+                ),
+            });
+        }
+        Ok(Some(tokenizer))
+    }
+
+    /// `scheduler/scheduler_config.json`, for whoever samples.
+    ///
+    /// # Errors
+    /// [`ModelError`]: the file is missing or broken.
+    pub fn scheduler_config(&self) -> Result<Value> {
+        let files = self.files.below("scheduler");
+        let bytes = files.need("scheduler_config.json", "scheduler config")?;
+        Ok(parse_json(&bytes, &files.path().join("scheduler_config.json"))?)
+    }
+}
+
+fn quoted(names: &[&str]) -> String {
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(" or ")
+}

@@ -1,0 +1,269 @@
+//! CLIP's text transformer: `CLIPTextModel`.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+use latent_formats::Dtype;
+use latent_nn::layers::{Embedding, LayerNorm, Linear};
+use latent_nn::ops::AttentionOptions;
+use latent_nn::{Compute, Init, Precision, ops};
+
+use super::config::{ClipTextConfig, HiddenActivation};
+use crate::config::{self, ModelConfig};
+use crate::error::Result;
+use crate::files::FileSource;
+use crate::weights::{self, Layout};
+
+/// Token ids to states.
+///
+/// Source: Radford et al. 2021 (arXiv:2103.00020), section 2.4; fields are named as in transformers' checkpoints.
+#[derive(Module, Debug)]
+pub struct ClipTextModel {
+    text_model: TextTransformer,
+    #[module(skip)]
+    config: ClipTextConfig,
+}
+
+/// What a text encoder knows of texts.
+#[derive(Clone, Debug)]
+pub struct TextStates {
+    /// After the last layer and the final norm: `[n, l, c]`.
+    pub last: Tensor<3>,
+    /// After the last layer but one, not normalised: `[n, l, c]`.
+    pub penultimate: Tensor<3>,
+    /// The last state at each text's end token: `[n, c]`.
+    pub pooled: Tensor<2>,
+}
+
+#[derive(Module, Debug)]
+struct TextTransformer {
+    embeddings: TextEmbeddings,
+    encoder: TextEncoder,
+    final_layer_norm: LayerNorm,
+}
+
+#[derive(Module, Debug)]
+struct TextEmbeddings {
+    token_embedding: Embedding,
+    position_embedding: Embedding,
+}
+
+#[derive(Module, Debug)]
+struct TextEncoder {
+    layers: Vec<TextLayer>,
+}
+
+impl ClipTextModel {
+    /// An encoder with new weights.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Config`] if the sizes do not fit together.
+    pub fn new(config: &ClipTextConfig, init: &mut Init) -> Result<Self> {
+        config.checked()?;
+        let width = config.hidden_size;
+        let embeddings = TextEmbeddings {
+            token_embedding: Embedding::new([config.vocab_size, width], init),
+            position_embedding: Embedding::new([config.max_position_embeddings, width], init),
+        };
+        let layers = (0..config.num_hidden_layers).map(|_| TextLayer::new(config, init)).collect();
+        Ok(Self {
+            text_model: TextTransformer {
+                embeddings,
+                encoder: TextEncoder { layers },
+                final_layer_norm: LayerNorm::new(width, config.layer_norm_eps, init),
+            },
+            config: config.clone(),
+        })
+    }
+
+    /// The encoder in a `text_encoder/` folder.
+    ///
+    /// # Errors
+    /// [`crate::ModelError`]: a file or tensor is missing or does not fit, the config asks for what is not built here.
+    pub fn load(folder: &Path, compute: &Compute) -> Result<Self> {
+        Self::open(&FileSource::folder(folder), compute)
+    }
+
+    /// [`ClipTextModel::load`] from files anywhere.
+    ///
+    /// # Errors
+    /// As [`ClipTextModel::load`].
+    pub fn open(files: &FileSource, compute: &Compute) -> Result<Self> {
+        let config: ClipTextConfig = config::read(files)?;
+        let model = Self::new(&config, &mut Init::empty(compute))?;
+        weights::load(model, files, weights::TRANSFORMERS)
+    }
+
+    /// Writes `config.json` and the weights in f32, as transformers reads them.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Format`] if the folder cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        self.save_as(folder, Dtype::F32)
+    }
+
+    /// [`ClipTextModel::save`] with weights rounded to `dtype`: f32, bf16 or f16.
+    ///
+    /// # Errors
+    /// As [`ClipTextModel::save`].
+    pub fn save_as(&self, folder: &Path, dtype: Dtype) -> Result<()> {
+        weights::save(self, &self.config, folder, (weights::TRANSFORMERS, Layout::default()), dtype)
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// Token ids `[n, l]`, `l` at most `max_position_embeddings`, to states.
+    ///
+    /// # Panics
+    /// If the texts are longer, or an id is not below `vocab_size`.
+    pub fn forward(&self, ids: Tensor<2, Int>) -> TextStates {
+        let ends = self.ends(&ids);
+        let layers = self.text_model.encoder.layers.len();
+        let penultimate = self.through(self.embed(ids), 0..layers - 1);
+        let last = self.through(penultimate.clone(), layers - 1..layers);
+        let last = self.text_model.final_layer_norm.forward(last);
+        TextStates {
+            pooled: at_positions(&last, &ends),
+            penultimate,
+            last,
+        }
+    }
+
+    /// States `[n, l, c]` without the last `clip_skip` layers, after the final norm: 0 gives [`TextStates::last`].
+    ///
+    /// More than there are layers leaves the embeddings.
+    ///
+    /// # Panics
+    /// As [`ClipTextModel::forward`].
+    ///
+    /// Source: diffusers' `StableDiffusionPipeline.encode_prompt`, whose counting this is.
+    pub fn forward_skip(&self, ids: Tensor<2, Int>, clip_skip: usize) -> Tensor<3> {
+        let layers = self.text_model.encoder.layers.len();
+        let states = self.through(self.embed(ids), 0..layers.saturating_sub(clip_skip));
+        self.text_model.final_layer_norm.forward(states)
+    }
+
+    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let embeddings = &self.text_model.embeddings;
+        let length = ids.dims()[1];
+        let tokens = embeddings.token_embedding.forward(ids);
+        tokens + embeddings.position_embedding.first(length).unsqueeze()
+    }
+
+    fn through(&self, states: Tensor<3>, layers: std::ops::Range<usize>) -> Tensor<3> {
+        let layers = &self.text_model.encoder.layers[layers];
+        layers.iter().fold(states, |states, layer| layer.forward(states))
+    }
+
+    /// Position of each text's end token.
+    ///
+    /// Files from before transformers 4.31 say `eos_token_id: 2`, which no text holds; their end token is the
+    /// largest id. Source: transformers' `CLIPTextTransformer.forward`.
+    fn ends(&self, ids: &Tensor<2, Int>) -> Vec<usize> {
+        let length = ids.dims()[1];
+        let ids: Vec<u32> = ids.clone().into_data().iter::<u32>().collect();
+        let end = |text: &[u32]| match self.config.eos_token_id {
+            2 => (0..length).rev().max_by_key(|&position| text[position]),
+            eos => text.iter().position(|&id| id == eos),
+        };
+        // A text without an end token is pooled at its start, as torch's `argmax` of zeros does.
+        ids.chunks_exact(length).map(|text| end(text).unwrap_or(0)).collect()
+    }
+}
+
+/// The states `[n, l, c]` at one position of each text: `[n, c]`.
+fn at_positions(states: &Tensor<3>, positions: &[usize]) -> Tensor<2> {
+    let width = states.dims()[2];
+    let rows = positions.iter().enumerate().map(|(text, &position)| {
+        let state = states.clone().slice([text..text + 1, position..position + 1, 0..width]);
+        state.reshape([1, width])
+    });
+    Tensor::cat(rows.collect(), 0)
+}
+
+/// Causal self-attention and a feed-forward, each added to its input.
+#[derive(Module, Debug)]
+struct TextLayer {
+    self_attn: TextAttention,
+    layer_norm1: LayerNorm,
+    mlp: TextMlp,
+    layer_norm2: LayerNorm,
+}
+
+#[derive(Module, Debug)]
+struct TextAttention {
+    k_proj: Linear,
+    v_proj: Linear,
+    q_proj: Linear,
+    out_proj: Linear,
+    #[module(skip)]
+    heads: usize,
+    #[module(skip)]
+    precision: Precision,
+}
+
+#[derive(Module, Debug)]
+struct TextMlp {
+    fc1: Linear,
+    fc2: Linear,
+    #[module(skip)]
+    activation: HiddenActivation,
+}
+
+impl TextLayer {
+    fn new(config: &ClipTextConfig, init: &mut Init) -> Self {
+        let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        Self {
+            self_attn: TextAttention {
+                k_proj: Linear::new([width, width], init),
+                v_proj: Linear::new([width, width], init),
+                q_proj: Linear::new([width, width], init),
+                out_proj: Linear::new([width, width], init),
+                heads: config.num_attention_heads,
+                precision: init.precision(),
+            },
+            layer_norm1: LayerNorm::new(width, eps, init),
+            mlp: TextMlp {
+                fc1: Linear::new([width, inner], init),
+                fc2: Linear::new([inner, width], init),
+                activation: config.hidden_act,
+            },
+            layer_norm2: LayerNorm::new(width, eps, init),
+        }
+    }
+
+    /// `x [n, l, c]` to the same shape.
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = self.self_attn.forward_residual(self.layer_norm1.forward(x.clone()), x);
+        self.mlp.forward_residual(self.layer_norm2.forward(x.clone()), x)
+    }
+}
+
+impl TextAttention {
+    fn forward_residual(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        let options = AttentionOptions {
+            heads: self.heads,
+            causal: true,
+            precision: self.precision,
+        };
+        let queries = self.q_proj.forward(x.clone());
+        let keys = self.k_proj.forward(x.clone());
+        let found = ops::attention(queries, keys, self.v_proj.forward(x), options);
+        self.out_proj.forward_residual(found, residual)
+    }
+}
+
+impl TextMlp {
+    fn forward_residual(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        let x = self.fc1.forward(x);
+        let x = match self.activation {
+            HiddenActivation::QuickGelu => ops::quick_gelu(x),
+            HiddenActivation::Gelu => ops::gelu(x),
+        };
+        self.fc2.forward_residual(x, residual)
+    }
+}

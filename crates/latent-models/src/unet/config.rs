@@ -1,0 +1,220 @@
+//! Sizes of a U-Net, in diffusers' keys.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Counts, Fault, ModelConfig, need, need_sizes};
+use crate::error::Result;
+
+/// `unet/config.json` of a `UNet2DConditionModel`; absent keys have diffusers' defaults.
+///
+/// Source: diffusers' `UNet2DConditionModel.__init__`, whose keys these are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UNet2dConditionConfig {
+    /// Height and width of the latents it was trained on.
+    pub sample_size: usize,
+    /// Channels of the noisy latents.
+    pub in_channels: usize,
+    /// Channels of the prediction.
+    pub out_channels: usize,
+    /// The timestep's cosines come before its sines.
+    pub flip_sin_to_cos: bool,
+    /// Subtracted from the number of the timestep's frequencies in the exponent's denominator.
+    pub freq_shift: f64,
+    /// The levels on the way down.
+    pub down_block_types: Vec<DownBlockType>,
+    /// What lies between down and up; `None` for nothing.
+    pub mid_block_type: Option<MidBlockType>,
+    /// The levels on the way up.
+    pub up_block_types: Vec<UpBlockType>,
+    /// Channels of each level, from the largest picture to the smallest.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks of a level on the way down; one more on the way up.
+    pub layers_per_block: usize,
+    /// Groups of every group norm.
+    pub norm_num_groups: usize,
+    /// Added to the variance in the residual blocks' group norms.
+    pub norm_eps: f64,
+    /// Width of the text states.
+    pub cross_attention_dim: usize,
+    /// Transformer layers after each residual block.
+    pub transformer_layers_per_block: Counts,
+    /// **Number of heads** of each level, whatever the name says: it was misnamed once and kept for files' sake.
+    pub attention_head_dim: Counts,
+    /// The transformers' first and last layers are stored as linear layers, not as 1x1 convolutions.
+    pub use_linear_projection: bool,
+    /// Number of class embeddings, for a class-conditional model.
+    pub num_class_embeds: Option<usize>,
+}
+
+/// A level on the way down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DownBlockType {
+    /// Residual blocks.
+    #[serde(rename = "DownBlock2D")]
+    Plain,
+    /// Residual blocks, each followed by a transformer.
+    #[serde(rename = "CrossAttnDownBlock2D")]
+    CrossAttention,
+}
+
+/// What lies between down and up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MidBlockType {
+    /// One residual block.
+    #[serde(rename = "UNetMidBlock2D")]
+    Plain,
+    /// Two residual blocks with a transformer between.
+    #[serde(rename = "UNetMidBlock2DCrossAttn")]
+    CrossAttention,
+}
+
+/// A level on the way up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpBlockType {
+    /// Residual blocks.
+    #[serde(rename = "UpBlock2D")]
+    Plain,
+    /// Residual blocks, each followed by a transformer.
+    #[serde(rename = "CrossAttnUpBlock2D")]
+    CrossAttention,
+}
+
+impl Default for UNet2dConditionConfig {
+    fn default() -> Self {
+        use {DownBlockType as Down, UpBlockType as Up};
+        Self {
+            sample_size: 64,
+            in_channels: 4,
+            out_channels: 4,
+            flip_sin_to_cos: true,
+            freq_shift: 0.0,
+            down_block_types: vec![
+                Down::CrossAttention,
+                Down::CrossAttention,
+                Down::CrossAttention,
+                Down::Plain,
+            ],
+            mid_block_type: Some(MidBlockType::CrossAttention),
+            up_block_types: vec![
+                Up::Plain,
+                Up::CrossAttention,
+                Up::CrossAttention,
+                Up::CrossAttention,
+            ],
+            block_out_channels: vec![320, 640, 1280, 1280],
+            layers_per_block: 2,
+            norm_num_groups: 32,
+            norm_eps: 1e-5,
+            cross_attention_dim: 1280,
+            transformer_layers_per_block: Counts::Same(1),
+            attention_head_dim: Counts::Same(8),
+            use_linear_projection: false,
+            num_class_embeds: None,
+        }
+    }
+}
+
+impl UNet2dConditionConfig {
+    /// Refuses sizes that do not fit together.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Config`] with the key.
+    pub fn check(&self) -> Result<()> {
+        self.checked()
+    }
+
+    /// Whether any level looks at text.
+    pub fn has_cross_attention(&self) -> bool {
+        self.down_block_types.contains(&DownBlockType::CrossAttention)
+            || self.mid_block_type == Some(MidBlockType::CrossAttention)
+            || self.up_block_types.contains(&UpBlockType::CrossAttention)
+    }
+
+    /// Width of the timestep's embedding.
+    pub(crate) fn time_width(&self) -> usize {
+        4 * self.block_out_channels[0]
+    }
+}
+
+impl ModelConfig for UNet2dConditionConfig {
+    const CLASS: &'static str = "UNet2DConditionModel";
+    const IDENTITY: &'static [(&'static str, &'static str)] = &[("_class_name", Self::CLASS)];
+    const FIXED: &'static [(&'static str, &'static [&'static str])] = &[
+        ("act_fn", &["\"silu\"", "\"swish\""]),
+        ("addition_embed_type", &["null"]),
+        ("attention_type", &["\"default\""]),
+        ("center_input_sample", &["false"]),
+        ("class_embed_type", &["null"]),
+        ("class_embeddings_concat", &["false"]),
+        ("conv_in_kernel", &["3"]),
+        ("conv_out_kernel", &["3"]),
+        ("cross_attention_norm", &["null"]),
+        ("downsample_padding", &["1"]),
+        ("dropout", &["0"]),
+        ("dual_cross_attention", &["false"]),
+        ("encoder_hid_dim", &["null"]),
+        ("encoder_hid_dim_type", &["null"]),
+        ("mid_block_only_cross_attention", &["null", "false"]),
+        ("mid_block_scale_factor", &["1"]),
+        ("num_attention_heads", &["null"]),
+        ("only_cross_attention", &["false"]),
+        ("resnet_out_scale_factor", &["1"]),
+        ("resnet_skip_time_act", &["false"]),
+        ("resnet_time_scale_shift", &["\"default\""]),
+        ("reverse_transformer_layers_per_block", &["null"]),
+        ("time_cond_proj_dim", &["null"]),
+        ("time_embedding_act_fn", &["null"]),
+        ("time_embedding_dim", &["null"]),
+        ("time_embedding_type", &["\"positional\""]),
+        ("timestep_post_act", &["null"]),
+    ];
+    const WRITTEN: &'static [(&'static str, &'static str)] = &[("act_fn", "\"silu\"")];
+    const IGNORED: &'static [&'static str] = &[
+        "_diffusers_version",
+        "_name_or_path",
+        // Sizes of embeddings that `addition_embed_type: null` leaves out.
+        "addition_embed_type_num_heads",
+        "addition_time_embed_dim",
+        "projection_class_embeddings_input_dim",
+        // Attention's softmax is f32 in any case.
+        "upcast_attention",
+    ];
+
+    fn check_sizes(&self) -> Result<(), Fault> {
+        let levels = self.block_out_channels.len();
+        need(levels > 0, "block_out_channels", || "is empty; it needs one number per level".into())?;
+        need(self.down_block_types.len() == levels, "down_block_types", || {
+            format!("has {} levels, and `block_out_channels` has {levels}", self.down_block_types.len())
+        })?;
+        need(self.up_block_types.len() == levels, "up_block_types", || {
+            format!("has {} levels, and `block_out_channels` has {levels}", self.up_block_types.len())
+        })?;
+        need_sizes(&[
+            ("sample_size", self.sample_size),
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("layers_per_block", self.layers_per_block),
+            ("norm_num_groups", self.norm_num_groups),
+            ("cross_attention_dim", self.cross_attention_dim),
+            ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
+        ])?;
+        self.attention_head_dim.check("attention_head_dim", levels)?;
+        self.transformer_layers_per_block.check("transformer_layers_per_block", levels)?;
+        need(self.norm_eps > 0.0, "norm_eps", || "must be above 0".into())?;
+        for (level, &channels) in self.block_out_channels.iter().enumerate() {
+            need_sizes(&[("block_out_channels", channels)])?;
+            let (groups, heads) = (self.norm_num_groups, self.attention_head_dim.at(level));
+            need(channels.is_multiple_of(groups), "block_out_channels", || {
+                format!("has {channels}, which is no multiple of `norm_num_groups`, {groups}")
+            })?;
+            need(channels.is_multiple_of(heads), "attention_head_dim", || {
+                format!("is {heads} heads, which do not divide the {channels} channels of level {level}")
+            })?;
+        }
+        let (half, shift) = (self.block_out_channels[0] / 2, self.freq_shift);
+        need(half as f64 > shift && shift >= 0.0, "freq_shift", || {
+            format!("is {shift}; it must be at least 0 and below {half}")
+        })
+    }
+}

@@ -1,0 +1,246 @@
+//! The network that finds the noise in latents.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+use latent_formats::Dtype;
+use latent_nn::layers::{
+    Conv2d, Embedding, GroupNorm, Sinusoid, TimestepEmbedding, timestep_sinusoid,
+};
+use latent_nn::{Compute, Init, Precision, ops};
+
+use super::blocks::{Builder, DownBlock, MidBlock, Told, UpBlock};
+use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig, UpBlockType};
+use super::transformer::KeysValues;
+use crate::config::{self, ModelConfig};
+use crate::error::Result;
+use crate::files::FileSource;
+use crate::weights::{self, Layout};
+
+/// The U-Net of Stable Diffusion 1 and 2: `UNet2DConditionModel`.
+///
+/// Source: Rombach et al. 2022 (arXiv:2112.10752); fields are named as in diffusers' checkpoints.
+#[derive(Module, Debug)]
+pub struct UNet2dCondition {
+    conv_in: Conv2d,
+    time_embedding: TimestepEmbedding,
+    /// One vector per class, added to the timestep's.
+    class_embedding: Option<Embedding>,
+    down_blocks: Vec<DownBlock>,
+    mid_block: Option<MidBlock>,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    #[module(skip)]
+    config: UNet2dConditionConfig,
+}
+
+/// What the U-Net is told of the picture.
+#[derive(Clone, Debug)]
+pub enum UNetCondition {
+    /// Text states `[n, l, cross_attention_dim]`.
+    Text(Tensor<3>),
+    /// Class labels `[n, 1]`, below `num_class_embeds`.
+    Class(Tensor<2, Int>),
+    /// Nothing.
+    None,
+}
+
+/// A condition, prepared once for all steps: the text's keys and values of each attention layer, and the class.
+#[derive(Clone, Debug)]
+pub struct Context {
+    text: Vec<KeysValues>,
+    /// `[n, t]`.
+    class: Option<Tensor<2>>,
+}
+
+impl UNet2dCondition {
+    /// A network with new weights.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Config`] if the sizes do not fit together.
+    pub fn new(config: &UNet2dConditionConfig, init: &mut Init) -> Result<Self> {
+        config.checked()?;
+        let channels = &config.block_out_channels;
+        let time_width = config.time_width();
+        let conv_in = Conv2d::new([config.in_channels, channels[0]], 3, init);
+        let time_embedding = TimestepEmbedding::new([channels[0], time_width], init);
+        let class_embedding = config.num_class_embeds.map(|count| Embedding::new([count, time_width], init));
+        let mut skips = vec![channels[0]];
+        let mut builder = Builder { config, init };
+        let mut down_blocks = Vec::new();
+        for (level, kind) in config.down_block_types.iter().enumerate() {
+            let attends = *kind == DownBlockType::CrossAttention;
+            down_blocks.push(DownBlock::new(level, attends, &mut skips, &mut builder));
+        }
+        let mid_block = config
+            .mid_block_type
+            .map(|kind| MidBlock::new(kind == MidBlockType::CrossAttention, &mut builder));
+        let mut up_blocks = Vec::new();
+        let mut channels_in = channels[channels.len() - 1];
+        for (kind, level) in config.up_block_types.iter().zip((0..channels.len()).rev()) {
+            let attends = *kind == UpBlockType::CrossAttention;
+            up_blocks.push(UpBlock::new(level, channels_in, attends, &mut skips, &mut builder));
+            channels_in = channels[level];
+        }
+        Ok(Self {
+            conv_in,
+            time_embedding,
+            class_embedding,
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out: GroupNorm::new(config.norm_num_groups, channels[0], config.norm_eps, init),
+            conv_out: Conv2d::new([channels[0], config.out_channels], 3, init),
+            config: config.clone(),
+        })
+    }
+
+    /// The network in a `unet/` folder.
+    ///
+    /// # Errors
+    /// [`crate::ModelError`]: a file or tensor is missing or does not fit, the config asks for what is not built here.
+    pub fn load(folder: &Path, compute: &Compute) -> Result<Self> {
+        Self::open(&FileSource::folder(folder), compute)
+    }
+
+    /// [`UNet2dCondition::load`] from files anywhere.
+    ///
+    /// # Errors
+    /// As [`UNet2dCondition::load`].
+    pub fn open(files: &FileSource, compute: &Compute) -> Result<Self> {
+        let config: UNet2dConditionConfig = config::read(files)?;
+        let model = Self::new(&config, &mut Init::empty(compute))?;
+        weights::load(model, files, weights::DIFFUSERS)
+    }
+
+    /// Writes `config.json` and the weights in f32, as diffusers reads them.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Format`] if the folder cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        self.save_as(folder, Dtype::F32)
+    }
+
+    /// [`UNet2dCondition::save`] with weights rounded to `dtype`: f32, bf16 or f16.
+    ///
+    /// # Errors
+    /// As [`UNet2dCondition::save`].
+    pub fn save_as(&self, folder: &Path, dtype: Dtype) -> Result<()> {
+        let layout = Layout {
+            linear_projections: self.config.use_linear_projection,
+        };
+        weights::save(self, &self.config, folder, (weights::DIFFUSERS, layout), dtype)
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &UNet2dConditionConfig {
+        &self.config
+    }
+
+    /// What depends on the condition alone, so that steps need not compute it again; `batch` is `n` of the calls.
+    ///
+    /// Levels that look at text look at one zero token where the condition is no text, which is what diffusers
+    /// computes from `encoder_hidden_states = zeros(n, 1, cross_attention_dim)`.
+    ///
+    /// # Panics
+    /// If the condition is not of this network: a width other than `cross_attention_dim`, a class where the config
+    /// has none.
+    pub fn prepare(&self, condition: UNetCondition, batch: usize) -> Context {
+        let class = match &condition {
+            UNetCondition::Class(labels) => {
+                let Some(embedding) = &self.class_embedding else {
+                    panic!("a class was given to a U-Net whose config has no `num_class_embeds`")
+                };
+                let vectors = embedding.forward(labels.clone());
+                Some(vectors.reshape([batch, self.config.time_width()]))
+            }
+            UNetCondition::Text(_) | UNetCondition::None => None,
+        };
+        let text = match condition {
+            UNetCondition::Text(text) => text,
+            UNetCondition::Class(_) | UNetCondition::None => {
+                let device = self.conv_in.weight.val().device();
+                Tensor::zeros([batch, 1, self.config.cross_attention_dim], &device)
+            }
+        };
+        let down = self.down_blocks.iter().flat_map(DownBlock::attentions);
+        let mid = self.mid_block.iter().flat_map(MidBlock::attentions);
+        let up = self.up_blocks.iter().flat_map(UpBlock::attentions);
+        Context {
+            text: down.chain(mid).chain(up).flat_map(|attention| attention.keys_values(&text)).collect(),
+            class,
+        }
+    }
+
+    /// Predicts the noise (or velocity) in `sample [n, c, h, w]` at `timesteps`, one per sample: `[n, c, h, w]`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit together; see [`UNet2dCondition::prepare`].
+    pub fn forward(&self, sample: Tensor<4>, timesteps: &[f32], condition: UNetCondition) -> Tensor<4> {
+        let context = self.prepare(condition, sample.dims()[0]);
+        self.forward_prepared(sample, timesteps, &context)
+    }
+
+    /// [`UNet2dCondition::forward`] with what [`UNet2dCondition::prepare`] gave.
+    ///
+    /// # Panics
+    /// If the shapes do not fit together.
+    pub fn forward_prepared(&self, sample: Tensor<4>, timesteps: &[f32], context: &Context) -> Tensor<4> {
+        self.forward_watched(sample, timesteps, context, &mut |_, _| ())
+    }
+
+    /// [`UNet2dCondition::forward_prepared`], showing the result `[n, h, w, c]` of each part by its name in files to
+    /// `watch`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit together.
+    pub fn forward_watched(
+        &self,
+        sample: Tensor<4>,
+        timesteps: &[f32],
+        context: &Context,
+        watch: &mut dyn FnMut(&str, &Tensor<4>),
+    ) -> Tensor<4> {
+        let mut told = Told {
+            time: ops::silu(self.embed_time(timesteps, context, &sample)),
+            text: context.text.iter(),
+        };
+        let mut x = self.conv_in.forward(ops::to_nhwc(sample));
+        watch("conv_in", &x);
+        let mut skips = vec![x.clone()];
+        for (index, block) in self.down_blocks.iter().enumerate() {
+            x = block.forward(x, &mut told, &mut skips);
+            watch(&format!("down_blocks.{index}"), &x);
+        }
+        if let Some(block) = &self.mid_block {
+            x = block.forward(x, &mut told);
+            watch("mid_block", &x);
+        }
+        for (index, block) in self.up_blocks.iter().enumerate() {
+            x = block.forward(x, &mut told, &mut skips);
+            watch(&format!("up_blocks.{index}"), &x);
+        }
+        ops::to_nchw(self.conv_out.forward(self.conv_norm_out.forward_silu(x)))
+    }
+
+    /// The timesteps' embedding `[n, t]`, with the class's.
+    fn embed_time(&self, timesteps: &[f32], context: &Context, sample: &Tensor<4>) -> Tensor<2> {
+        let sinusoid = Sinusoid {
+            dim: self.config.block_out_channels[0],
+            flip_sin_to_cos: self.config.flip_sin_to_cos,
+            freq_shift: self.config.freq_shift,
+        };
+        let compute = Compute {
+            device: sample.device(),
+            // No product is computed here; the layer below has its own precision.
+            precision: Precision::F32,
+        };
+        let time = self.time_embedding.forward(timestep_sinusoid(timesteps, &sinusoid, &compute));
+        match &context.class {
+            Some(class) => time + class.clone(),
+            None => time,
+        }
+    }
+}

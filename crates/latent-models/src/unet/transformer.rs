@@ -1,0 +1,168 @@
+//! The transformer that lets every position of a picture look at all others and at the text.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use latent_nn::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
+use latent_nn::ops::AttentionOptions;
+use latent_nn::{Init, Precision, ops};
+
+/// Added to the variance in the norm before a transformer; residual blocks have another.
+const GROUP_NORM_EPS: f64 = 1e-6;
+const LAYER_NORM_EPS: f64 = 1e-5;
+
+/// What the transformers of a level have in common.
+#[derive(Clone, Copy)]
+pub(super) struct TransformerOptions {
+    pub(super) channels: usize,
+    pub(super) heads: usize,
+    pub(super) layers: usize,
+    pub(super) text_width: usize,
+    pub(super) groups: usize,
+}
+
+/// Keys and values `[n, l, c]` of the text, for one attention layer.
+#[derive(Clone, Debug)]
+pub(super) struct KeysValues {
+    keys: Tensor<3>,
+    values: Tensor<3>,
+}
+
+/// Transformer layers over the positions of a picture, plus the input.
+///
+/// Source: Rombach et al. 2022 (arXiv:2112.10752), section 3.3 and appendix E.2.1; fields as in diffusers.
+#[derive(Module, Debug)]
+pub(super) struct Transformer2d {
+    norm: GroupNorm,
+    /// 1x1, that is a linear layer; some files store it as one.
+    proj_in: Conv2d,
+    transformer_blocks: Vec<TransformerBlock>,
+    proj_out: Conv2d,
+}
+
+impl Transformer2d {
+    pub(super) fn new(options: TransformerOptions, init: &mut Init) -> Self {
+        let TransformerOptions { channels, groups, layers, .. } = options;
+        Self {
+            norm: GroupNorm::new(groups, channels, GROUP_NORM_EPS, init),
+            proj_in: Conv2d::new([channels, channels], 1, init),
+            transformer_blocks: (0..layers).map(|_| TransformerBlock::new(options, init)).collect(),
+            proj_out: Conv2d::new([channels, channels], 1, init),
+        }
+    }
+
+    /// Keys and values of `text [n, l, width]`, one per layer.
+    pub(super) fn keys_values(&self, text: &Tensor<3>) -> impl Iterator<Item = KeysValues> {
+        self.transformer_blocks.iter().map(|block| block.attn2.keys_values(text.clone()))
+    }
+
+    /// `x [n, h, w, c]` to the same shape; takes from `text` what [`Transformer2d::keys_values`] gave.
+    pub(super) fn forward<'a>(
+        &self,
+        x: Tensor<4>,
+        text: &mut impl Iterator<Item = &'a KeysValues>,
+    ) -> Tensor<4> {
+        let [n, h, w, c] = x.dims();
+        let positions = self.proj_in.forward(self.norm.forward(x.clone()));
+        let mut positions = positions.reshape([n, h * w, c]);
+        for (block, text) in self.transformer_blocks.iter().zip(text) {
+            positions = block.forward(positions, text);
+        }
+        self.proj_out.forward_residual(positions.reshape([n, h, w, c]), x)
+    }
+}
+
+/// Self-attention, cross-attention, feed-forward, each added to its input.
+#[derive(Module, Debug)]
+struct TransformerBlock {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+}
+
+impl TransformerBlock {
+    fn new(options: TransformerOptions, init: &mut Init) -> Self {
+        let TransformerOptions { channels, heads, text_width, .. } = options;
+        Self {
+            norm1: LayerNorm::new(channels, LAYER_NORM_EPS, init),
+            attn1: Attention::new([channels, channels], heads, init),
+            norm2: LayerNorm::new(channels, LAYER_NORM_EPS, init),
+            attn2: Attention::new([channels, text_width], heads, init),
+            norm3: LayerNorm::new(channels, LAYER_NORM_EPS, init),
+            ff: FeedForward::new(channels, init),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, text: &KeysValues) -> Tensor<3> {
+        let normed = self.norm1.forward(x.clone());
+        let own = self.attn1.keys_values(normed.clone());
+        let x = self.attn1.forward_residual(normed, &own, x);
+        let x = self.attn2.forward_residual(self.norm2.forward(x.clone()), text, x);
+        self.ff.forward_residual(self.norm3.forward(x.clone()), x)
+    }
+}
+
+/// Attention of several heads; queries, keys and values without bias.
+#[derive(Module, Debug)]
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Vec<Linear>,
+    #[module(skip)]
+    heads: usize,
+    #[module(skip)]
+    precision: Precision,
+}
+
+impl Attention {
+    /// Channels of the queries, and of what keys and values are made of.
+    fn new([channels, seen]: [usize; 2], heads: usize, init: &mut Init) -> Self {
+        Self {
+            to_q: Linear::new([channels, channels], init).without_bias(),
+            to_k: Linear::new([seen, channels], init).without_bias(),
+            to_v: Linear::new([seen, channels], init).without_bias(),
+            to_out: vec![Linear::new([channels, channels], init)],
+            heads,
+            precision: init.precision(),
+        }
+    }
+
+    fn keys_values(&self, seen: Tensor<3>) -> KeysValues {
+        KeysValues {
+            keys: self.to_k.forward(seen.clone()),
+            values: self.to_v.forward(seen),
+        }
+    }
+
+    fn forward_residual(&self, x: Tensor<3>, seen: &KeysValues, residual: Tensor<3>) -> Tensor<3> {
+        let options = AttentionOptions::new(self.heads, self.precision);
+        let (keys, values) = (seen.keys.clone(), seen.values.clone());
+        let found = ops::attention(self.to_q.forward(x), keys, values, options);
+        self.to_out[0].forward_residual(found, residual)
+    }
+}
+
+/// A gated layer four times as wide, and back.
+///
+/// Files call the two layers `net.0.proj` and `net.2`; see [`crate::weights`].
+#[derive(Module, Debug)]
+struct FeedForward {
+    proj: Linear,
+    out: Linear,
+}
+
+impl FeedForward {
+    fn new(channels: usize, init: &mut Init) -> Self {
+        Self {
+            proj: Linear::new([channels, 8 * channels], init),
+            out: Linear::new([4 * channels, channels], init),
+        }
+    }
+
+    fn forward_residual(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        self.out.forward_residual(ops::geglu(self.proj.forward(x)), residual)
+    }
+}

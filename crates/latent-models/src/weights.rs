@@ -1,0 +1,204 @@
+//! Models' parameters and files' tensors: names, shapes, reading, writing.
+//!
+//! Fields are named as in files, so there is little to translate: [`RENAMED`] lists what Rust cannot name, and
+//! [`spellings`] what files spell in more than one way.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use burn::module::Module;
+use latent_formats::{Dtype, FormatError, SafetensorsWriter, Weights, write_json};
+use latent_nn::{Named, export_parameters, load_parameters, named_parameters};
+
+use crate::config::{self, ModelConfig};
+use crate::error::{ModelError, Result};
+use crate::files::FileSource;
+
+/// The names that a library gives its weights files.
+#[derive(Clone, Copy)]
+pub(crate) struct FileNames {
+    /// The one to write.
+    written: &'static str,
+    /// The ones to look for, best first.
+    read: &'static [&'static str],
+}
+
+/// diffusers' names.
+pub(crate) const DIFFUSERS: FileNames = FileNames {
+    written: "diffusion_pytorch_model.safetensors",
+    read: &[
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.safetensors.index.fp16.json",
+        "diffusion_pytorch_model.bin",
+    ],
+};
+
+/// transformers' names.
+pub(crate) const TRANSFORMERS: FileNames = FileNames {
+    written: "model.safetensors",
+    read: &[
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "model.fp16.safetensors",
+        "model.safetensors.index.fp16.json",
+        "pytorch_model.bin",
+    ],
+};
+
+/// Which of several published shapes a model's tensors have.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Layout {
+    /// Transformers' `proj_in` and `proj_out` are stored as `[out, in]`, not as `[out, in, 1, 1]`.
+    pub(crate) linear_projections: bool,
+}
+
+/// Part of a field's path, and what files have in its place.
+const RENAMED: &[(&str, &str)] = &[(".ff.proj.", ".ff.net.0.proj."), (".ff.out.", ".ff.net.2.")];
+
+/// Older names of an autoencoder's attention. Source: diffusers' `_convert_deprecated_attention_blocks`.
+const OLD_ATTENTION: &[(&str, &str)] = &[
+    (".to_q.", ".query."),
+    (".to_k.", ".key."),
+    (".to_v.", ".value."),
+    (".to_out.0.", ".proj_attn."),
+];
+
+/// Buffers that older releases stored and nobody needs.
+const NEEDLESS: &[&str] = &["position_ids"];
+
+/// The name that files we write give the parameter at `path`.
+fn written_name(path: &str) -> String {
+    RENAMED.iter().fold(path.to_owned(), |name, (ours, theirs)| name.replace(ours, theirs))
+}
+
+/// The names that a file may give the parameter at `path`, commonest first.
+fn spellings(path: &str) -> Vec<String> {
+    let name = written_name(path);
+    let mut names = vec![name.clone()];
+    if let Some(bare) = name.strip_prefix("text_model.") {
+        // transformers 5 leaves the prefix out.
+        names.push(bare.to_owned());
+    }
+    for (new, old) in OLD_ATTENTION {
+        if name.contains(new) {
+            names.push(name.replace(new, old));
+        }
+    }
+    names
+}
+
+/// Whether a tensor of shape `found` is one of shape `needed`: a 1x1 convolution and a linear layer are the same.
+fn fits(found: &[usize], needed: &[usize]) -> bool {
+    let bare = |shape: &[usize]| match shape {
+        [out, width, 1, 1] => vec![*out, *width],
+        _ => shape.to_vec(),
+    };
+    bare(found) == bare(needed)
+}
+
+/// Reads the parameter at `path` of one of this crate's models from a file in any published spelling.
+///
+/// # Errors
+/// [`ModelError::Format`] if the file has no such tensor, or has it in another shape.
+pub fn read_parameter(weights: &Weights, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let names = spellings(path);
+    let name = names.iter().find(|name| weights.contains(name)).unwrap_or(&names[0]);
+    match weights.describe(name) {
+        Some((_, found)) if fits(found, shape) => Ok(weights.read_f32(name)?),
+        _ => Ok(weights.read_f32_shaped(name, shape)?),
+    }
+}
+
+/// Opens the weights among a folder's files.
+pub(crate) fn open(files: &FileSource, names: FileNames) -> Result<Weights> {
+    let Some(name) = names.read.iter().find(|name| files.has(name)) else {
+        return Err(files.missing("weights", names.read));
+    };
+    if let Some(folder) = files.on_disk() {
+        return Ok(Weights::open(&folder.join(name))?);
+    }
+    let bytes = files.need(name, "weights")?;
+    let name = files.path().join(name);
+    Ok(Weights::from_bytes(&name.to_string_lossy(), bytes)?)
+}
+
+/// Fills `model` from the weights among a folder's files; every tensor must have its place, every place its tensor.
+pub(crate) fn load<M: Module>(model: M, files: &FileSource, names: FileNames) -> Result<M> {
+    let weights = open(files, names)?;
+    check_names(&named_parameters(&model), &weights)?;
+    load_parameters(model, |path, shape| read_parameter(&weights, path, shape))
+}
+
+/// Refuses files that lack a parameter, or hold a tensor without a place.
+fn check_names(parameters: &[Named], weights: &Weights) -> Result<()> {
+    let mut used = BTreeSet::new();
+    let mut missing = Vec::new();
+    for parameter in parameters {
+        match spellings(&parameter.path).into_iter().find(|name| weights.contains(name)) {
+            Some(name) => drop(used.insert(name)),
+            None => missing.push(parameter),
+        }
+    }
+    if let Some(first) = missing.first() {
+        return Err(ModelError::MissingTensors {
+            path: weights.path().to_path_buf(),
+            count: missing.len(),
+            total: parameters.len(),
+            first: written_name(&first.path),
+            needed: first.shape.clone(),
+        });
+    }
+    let mut unexpected = weights.names().filter(|&name| {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        !used.contains(name) && !NEEDLESS.contains(&last)
+    });
+    match unexpected.next() {
+        Some(first) => Err(ModelError::UnexpectedTensors {
+            path: weights.path().to_path_buf(),
+            first: first.to_owned(),
+            count: 1 + unexpected.count(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Writes `config.json` and the weights of `model` into `folder`, in the published names and shapes.
+pub(crate) fn save<M: Module, C: ModelConfig>(
+    model: &M,
+    config: &C,
+    folder: &Path,
+    (names, layout): (FileNames, Layout),
+    dtype: Dtype,
+) -> Result<()> {
+    let parameters = export_parameters(model);
+    let tensors: Vec<(String, Vec<usize>, &[f32])> = parameters
+        .iter()
+        .map(|parameter| {
+            let name = written_name(&parameter.path);
+            let shape = written_shape(&name, &parameter.shape, layout);
+            (name, shape, parameter.values.as_slice())
+        })
+        .collect();
+    // transformers refuses files that do not say which library's tensors they hold.
+    let mut writer = SafetensorsWriter::new().metadata("format", "pt");
+    for (name, shape, values) in &tensors {
+        writer = writer.f32(name, shape, values, dtype)?;
+    }
+    std::fs::create_dir_all(folder).map_err(|source| FormatError::Io {
+        action: "create",
+        path: folder.to_path_buf(),
+        source,
+    })?;
+    writer.write(&folder.join(names.written))?;
+    Ok(write_json(&folder.join("config.json"), &config::to_json(config))?)
+}
+
+fn written_shape(name: &str, shape: &[usize], layout: Layout) -> Vec<usize> {
+    let projection = [".proj_in.weight", ".proj_out.weight"].iter().any(|end| name.ends_with(end));
+    match shape {
+        [out, width, 1, 1] if projection && layout.linear_projections => vec![*out, *width],
+        _ => shape.to_vec(),
+    }
+}

@@ -1,0 +1,69 @@
+//! How a network is told the timestep.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use super::Linear;
+use crate::{Compute, Init, ops};
+
+/// How a timestep is spread over sines and cosines.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sinusoid {
+    /// Number of values per timestep; odd ones end in a zero.
+    pub dim: usize,
+    /// Cosines come first.
+    pub flip_sin_to_cos: bool,
+    /// Subtracted from the number of frequencies in the exponent's denominator.
+    pub freq_shift: f64,
+}
+
+/// The slowest wave is this many times longer than the fastest.
+const MAX_PERIOD: f64 = 10_000.0;
+
+/// `timesteps` to `[n, dim]` sines and cosines of falling frequency.
+///
+/// Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5; options as in diffusers' `get_timestep_embedding`.
+pub fn timestep_sinusoid(timesteps: &[f32], sinusoid: &Sinusoid, compute: &Compute) -> Tensor<2> {
+    let half = sinusoid.dim / 2;
+    let slope = -MAX_PERIOD.ln() / (half as f64 - sinusoid.freq_shift);
+    let mut values = Vec::with_capacity(timesteps.len() * sinusoid.dim);
+    for &timestep in timesteps {
+        // In f32 as torch does: at timestep 999 the angle's rounding shows in the fourth digit.
+        let angles = (0..half).map(|i| timestep * (slope as f32 * i as f32).exp());
+        let (sines, cosines): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
+        let (first, second) = if sinusoid.flip_sin_to_cos {
+            (cosines, sines)
+        } else {
+            (sines, cosines)
+        };
+        values.extend(first);
+        values.extend(second);
+        values.extend(std::iter::repeat_n(0.0, sinusoid.dim % 2));
+    }
+    compute.tensor(values, [timesteps.len(), sinusoid.dim])
+}
+
+/// Two linear layers with SiLU between.
+#[derive(Module, Debug)]
+pub struct TimestepEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TimestepEmbedding {
+    /// Width of the sinusoids, and of the embedding.
+    pub fn new([width_in, width_out]: [usize; 2], init: &mut Init) -> Self {
+        Self {
+            linear_1: Linear::new([width_in, width_out], init),
+            linear_2: Linear::new([width_out, width_out], init),
+        }
+    }
+
+    /// `[n, in]` to `[n, out]`.
+    ///
+    /// # Panics
+    /// If `x` has another width.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.linear_2.forward(ops::silu(self.linear_1.forward(x)))
+    }
+}

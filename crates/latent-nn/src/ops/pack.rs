@@ -1,0 +1,88 @@
+//! Packed copies of weights, kept as long as the weight's storage lives unchanged.
+//!
+//! An entry is found by the address of the storage's reference count. It holds a weak reference, so the address is
+//! not given to another storage while the entry lives; an update in place moves the storage into a new count
+//! (`Arc::make_mut`) and thereby kills the entry, and so does dropping the weight.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
+use burn::backend::Flex;
+use burn::backend::tensor::FloatTensor;
+use latent_kernels::{PackedConv, PackedMatrix, Precision};
+
+/// What a weight was packed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum PackKind {
+    /// `x @ w^T`.
+    Linear(Bits),
+    /// A convolution.
+    Conv(Bits),
+    /// A convolution of a picture that is doubled first.
+    UpsampledConv(Bits),
+}
+
+/// [`Precision`] as part of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Bits {
+    /// f32.
+    Full,
+    /// bf16.
+    Half,
+}
+
+impl From<Precision> for Bits {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::Full,
+            Precision::Bf16 => Self::Half,
+        }
+    }
+}
+
+/// A packed weight.
+#[derive(Clone)]
+pub(crate) enum Packed {
+    /// For linear layers.
+    Matrix(Arc<PackedMatrix>),
+    /// For convolutions.
+    Conv(Arc<PackedConv>),
+}
+
+type Storage = dyn Any + Send + Sync;
+type Key = (usize, usize, PackKind);
+
+type Entries = HashMap<Key, (Weak<Storage>, Packed)>;
+
+/// The one cache.
+static CACHE: LazyLock<Mutex<Entries>> = LazyLock::new(Mutex::default);
+
+/// The packed form of `weight`, made by `pack` unless an earlier one still fits.
+///
+/// `pack` runs outside the lock: it uses the thread pool, and a pool thread that waits for the lock could hold up
+/// the very work it waits for.
+pub(crate) fn cached(
+    weight: &FloatTensor<Flex>,
+    kind: PackKind,
+    pack: impl FnOnce() -> Packed,
+) -> Packed {
+    let storage: Arc<Storage> = weight.data_arc();
+    let address = Arc::as_ptr(&storage).cast::<()>() as usize;
+    let key = (address, weight.layout().start_offset(), kind);
+    if let Some(packed) = lookup(key) {
+        return packed;
+    }
+    let packed = pack();
+    let mut entries = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    // A dropped model's copies go as soon as the next model packs its first weight.
+    entries.retain(|_, (storage, _)| storage.strong_count() > 0);
+    entries.insert(key, (Arc::downgrade(&storage), packed.clone()));
+    packed
+}
+
+fn lookup(key: Key) -> Option<Packed> {
+    let entries = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (storage, packed) = entries.get(&key)?;
+    (storage.strong_count() > 0).then(|| packed.clone())
+}

@@ -1,0 +1,177 @@
+//! A model's parameters by path: `down_blocks.0.resnets.0.conv1.weight`.
+//!
+//! A path is the fields' names and the indices of `Vec`s, joined by dots; `Option` adds nothing. So a model whose
+//! fields are named as in a checkpoint has the checkpoint's names.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
+
+use crate::to_host;
+
+/// A parameter's name and shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Where in the model it is.
+    pub path: String,
+    /// As in the file.
+    pub shape: Vec<usize>,
+}
+
+/// A parameter's (or an optimiser state's) name, shape and values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exported {
+    /// Where in the model it is.
+    pub path: String,
+    /// As in the file.
+    pub shape: Vec<usize>,
+    /// In row-major order.
+    pub values: Vec<f32>,
+}
+
+/// The fields entered on the way to a parameter.
+#[derive(Default)]
+pub(crate) struct Path(Vec<String>);
+
+impl Path {
+    pub(crate) fn enter(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    pub(crate) fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    pub(crate) fn join(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// Names and shapes of all parameters, in the model's order.
+pub fn named_parameters<M: Module>(module: &M) -> Vec<Named> {
+    struct Visitor {
+        path: Path,
+        found: Vec<Named>,
+    }
+    impl ModuleVisitor for Visitor {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.enter(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.found.push(Named {
+                path: self.path.join(),
+                shape: param.dims().to_vec(),
+            });
+        }
+    }
+    let mut visitor = Visitor {
+        path: Path::default(),
+        found: Vec::new(),
+    };
+    module.visit(&mut visitor);
+    visitor.found
+}
+
+/// Number of values in all parameters.
+pub fn parameter_count<M: Module>(module: &M) -> usize {
+    module.num_params()
+}
+
+/// Calls `visit` with path, shape and values of each parameter, one at a time, in the model's order.
+pub fn visit_parameters<M: Module>(module: &M, visit: impl FnMut(&str, &[usize], &[f32])) {
+    struct Visitor<F> {
+        path: Path,
+        visit: F,
+    }
+    impl<F: FnMut(&str, &[usize], &[f32])> ModuleVisitor for Visitor<F> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.enter(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let (values, shape) = to_host(param.val());
+            (self.visit)(&self.path.join(), &shape, &values);
+        }
+    }
+    module.visit(&mut Visitor {
+        path: Path::default(),
+        visit,
+    });
+}
+
+/// Copies of all parameters, in the model's order.
+pub fn export_parameters<M: Module>(module: &M) -> Vec<Exported> {
+    let mut exported = Vec::new();
+    visit_parameters(module, |path, shape, values| {
+        exported.push(Exported {
+            path: path.to_owned(),
+            shape: shape.to_vec(),
+            values: values.to_vec(),
+        });
+    });
+    exported
+}
+
+/// Replaces every parameter by what `read` returns for its path and shape.
+///
+/// `read` is asked once per parameter, in the model's order, and should check the shape against its file's.
+///
+/// # Errors
+/// The first error of `read`.
+///
+/// # Panics
+/// If `read` returns another number of values than the shape holds.
+pub fn load_parameters<M: Module, E>(
+    module: M,
+    read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+) -> Result<M, E> {
+    struct Mapper<F, E> {
+        path: Path,
+        read: F,
+        failed: Option<E>,
+    }
+    impl<F: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>, E> ModuleMapper for Mapper<F, E> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.enter(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.failed.is_some() {
+                return param;
+            }
+            match (self.read)(&self.path.join(), &param.dims()) {
+                Ok(values) => param.map(|tensor| replaced(tensor, values)),
+                Err(error) => {
+                    self.failed = Some(error);
+                    param
+                }
+            }
+        }
+    }
+    let mut mapper = Mapper {
+        path: Path::default(),
+        read,
+        failed: None,
+    };
+    let module = module.map(&mut mapper);
+    mapper.failed.map_or(Ok(module), Err)
+}
+
+/// `values` in the place of `tensor`: same shape, device and gradient requirement.
+pub(crate) fn replaced<const D: usize>(tensor: Tensor<D>, values: Vec<f32>) -> Tensor<D> {
+    let (tracked, device) = (tensor.is_require_grad(), tensor.device());
+    let data = TensorData::new(values, tensor.dims());
+    drop(tensor);
+    let tensor = Tensor::from_data(data, &device);
+    if tracked {
+        tensor.require_grad()
+    } else {
+        tensor
+    }
+}
