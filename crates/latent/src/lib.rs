@@ -1,1 +1,48 @@
 //! Latent diffusion: words to pictures, on a CPU or a GPU.
+//!
+//! ```no_run
+//! use latent::{Pipeline, Request};
+//!
+//! # fn main() -> Result<(), latent::Error> {
+//! let pipeline = Pipeline::builtin()?; // or Pipeline::from_pretrained("path/to/model")?
+//! let request = Request::new("a red apple, 3d style").seed(7).steps(20);
+//! let pictures = pipeline.generate(&request)?;
+//! pictures.save("apple.png")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Pipeline::generate_with`] reports every step, may preview and stop. [`Pipeline::encode`] and
+//! [`Pipeline::decode`] give and take [`Latents`]. The networks themselves are in `latent-models`, the samplers in
+//! [`sampling`], for those who build their own loop.
+
+mod builtin;
+mod defaults;
+mod draw;
+mod error;
+mod latents;
+mod pipeline;
+mod request;
+mod settings;
+
+pub use builtin::{builtin_folder, export_builtin, has_builtin};
+pub use defaults::{Defaults, FILE as DEFAULTS_FILE};
+pub use draw::{Generated, Progress};
+pub use error::Error;
+pub use latent_formats::{Picture, PictureFormat};
+pub use latent_models as models;
+pub use latent_nn::{Compute, Precision};
+pub use latent_sampling as sampling;
+pub use latents::Latents;
+pub use pipeline::{Builder, Parts, Pipeline};
+pub use request::Request;
+pub use settings::Settings;
+
+/// Works with this many threads from now on; call it once, before the first model is opened.
+///
+/// # Errors
+/// [`Error::Threads`] if work has begun already.
+pub fn set_threads(threads: usize) -> Result<(), Error> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build_global().map_err(|error| Error::Threads(error.to_string()))
+}

@@ -1,0 +1,216 @@
+//! One update of the U-Net.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use latent::{Defaults, Parts, Pipeline, Request};
+use latent_formats::{Picture, Sheet};
+use latent_models::{UNet2dCondition, UNetCondition};
+use latent_nn::training::Grads;
+use latent_nn::{Compute, Exported, parameter_count, to_host};
+use serde_json::Value;
+
+use super::export;
+use super::frozen::Frozen;
+use super::loader::{Noised, NoisedLoader};
+use crate::autoencoder::scalar;
+use crate::checkpoint::Saved;
+use crate::config::{Condition, DiffusionConfig};
+use crate::error::Result;
+use crate::run::{Stage, Update};
+use crate::trainee::Trainee;
+
+/// Parts of the range of timesteps whose losses are logged apart, since their mean hides what each learns.
+const BUCKETS: [&str; 8] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"];
+/// Pictures of a sheet without prompts.
+const SHEET: usize = 16;
+
+pub(super) struct DiffusionStage {
+    pub(super) trainee: Trainee<UNet2dCondition>,
+    pub(super) loader: Arc<NoisedLoader>,
+    pub(super) frozen: Frozen,
+    pub(super) scheduler: Value,
+    pub(super) config: DiffusionConfig,
+    pub(super) compute: Compute,
+}
+
+/// The weighted loss of a batch, each picture's own error, and the gradients.
+struct Pass {
+    loss: f64,
+    errors: Vec<f32>,
+    timesteps: Vec<usize>,
+    gradients: Grads,
+}
+
+impl DiffusionStage {
+    fn pass(&self, batch: Noised) -> Pass {
+        let [c, h, w] = self.frozen.latent_shape;
+        let count = batch.timesteps.len();
+        let compute = &self.compute;
+        let noisy = compute.tensor(batch.noisy, [count, c, h, w]);
+        let target = compute.tensor(batch.target, [count, c, h, w]);
+        let weights = compute.tensor(batch.weights, [count, 1]);
+        let timesteps: Vec<f32> = batch
+            .timesteps
+            .iter()
+            .map(|&timestep| timestep as f32)
+            .collect();
+        let condition = match (&self.frozen.text, batch.labels.is_empty()) {
+            (Some(text), _) => {
+                let [length, width] = text.state_shape();
+                UNetCondition::Text(compute.tensor(batch.states, [count, length, width]))
+            }
+            (None, false) => UNetCondition::Class(compute.ids(&batch.labels, [count, 1])),
+            (None, true) => UNetCondition::None,
+        };
+        let model = self.trainee.model();
+        let predicted = model.forward(noisy, &timesteps, condition);
+        let difference = predicted - target;
+        let error = (difference.clone() * difference)
+            .reshape([count, c * h * w])
+            .mean_dim(1);
+        let errors = to_host(error.clone()).0;
+        let loss = (error * weights).mean();
+        Pass {
+            loss: scalar(loss.clone()),
+            errors,
+            timesteps: batch.timesteps,
+            gradients: Grads::of(loss, model),
+        }
+    }
+
+    fn pipeline(&self) -> Result<Pipeline> {
+        let plain = self.compute.inference();
+        Ok(Pipeline::from_parts(
+            Parts {
+                autoencoder: self.frozen.autoencoder.clone(),
+                unet: self.trainee.averaged(),
+                text_encoder: self.frozen.text.as_ref().map(|text| text.encoder.clone()),
+                tokenizer: self.frozen.text.as_ref().map(|text| text.tokenizer.clone()),
+                scheduler_config: self.scheduler.clone(),
+                defaults: self.defaults(),
+            },
+            plain,
+        )?)
+    }
+
+    fn defaults(&self) -> Defaults {
+        let samples = &self.config.samples;
+        Defaults {
+            steps: samples.steps,
+            guidance: samples.guidance,
+            sampler: Some(samples.sampler.clone()),
+            classes: self.loader.pictures.data().classes().to_vec(),
+        }
+    }
+}
+
+/// Mean error of each bucket of timesteps that the passes met.
+fn buckets(passes: &[Pass], timesteps: usize) -> Vec<(&'static str, f64)> {
+    let mut sums = [(0.0, 0u64); BUCKETS.len()];
+    for pass in passes {
+        for (&timestep, &error) in pass.timesteps.iter().zip(&pass.errors) {
+            let (sum, count) = &mut sums[timestep * BUCKETS.len() / timesteps];
+            *sum += f64::from(error);
+            *count += 1;
+        }
+    }
+    BUCKETS
+        .iter()
+        .zip(sums)
+        .filter(|(_, (_, count))| *count > 0)
+        .map(|(&name, (sum, count))| (name, sum / count as f64))
+        .collect()
+}
+
+impl Stage for DiffusionStage {
+    const NAME: &'static str = "diffusion";
+    type Loader = NoisedLoader;
+
+    fn parameters(&self) -> usize {
+        parameter_count(self.trainee.model())
+    }
+
+    fn examples(&self) -> usize {
+        self.loader.pictures.data().len()
+    }
+
+    fn loader(&self) -> Arc<NoisedLoader> {
+        self.loader.clone()
+    }
+
+    fn learning_rate(&self, step: u64) -> f64 {
+        self.config
+            .optimizer
+            .learning_rate
+            .at(step, self.config.run.steps)
+    }
+
+    fn update(&mut self, step: u64, batches: Vec<Noised>) -> Result<Update> {
+        let share = 1.0 / batches.len() as f32;
+        let mut passes: Vec<Pass> = batches.into_iter().map(|batch| self.pass(batch)).collect();
+        let mut gradients = Grads::default();
+        for pass in &mut passes {
+            let mut part = std::mem::take(&mut pass.gradients);
+            if share != 1.0 {
+                part.scale(share);
+            }
+            gradients.add(part);
+        }
+        let loss = passes.iter().map(|pass| pass.loss).sum::<f64>() * f64::from(share);
+        let report = self.trainee.update(step, gradients);
+        Ok(Update {
+            loss,
+            parts: buckets(&passes, self.config.noise.steps),
+            report,
+        })
+    }
+
+    fn state(&self) -> Vec<Exported> {
+        self.trainee.state()
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<()> {
+        self.trainee.restore(saved)
+    }
+
+    fn sheet(&self) -> Result<Option<Picture>> {
+        let samples = &self.config.samples;
+        let mut prompts: Vec<&str> = samples.prompts.iter().map(String::as_str).collect();
+        if self.config.condition == Condition::None {
+            prompts = vec![
+                "";
+                if prompts.is_empty() {
+                    SHEET
+                } else {
+                    prompts.len()
+                }
+            ];
+        }
+        if prompts.is_empty() {
+            return Ok(None);
+        }
+        let pipeline = self.pipeline()?;
+        let mut pictures = Vec::new();
+        for (index, prompt) in prompts.iter().enumerate() {
+            let request = Request::new(*prompt)
+                .seed(samples.seed + index as u64)
+                .steps(samples.steps)
+                .guidance(samples.guidance)
+                .sampler(&samples.sampler);
+            pictures.extend(pipeline.generate(&request)?.pictures);
+        }
+        let cells: Vec<(&str, &Picture)> = prompts.iter().copied().zip(&pictures).collect();
+        Ok(Some(Sheet::default().draw_labelled(&cells)?))
+    }
+
+    fn export(&self, folder: &Path) -> Result<()> {
+        export::pipeline(
+            folder,
+            &self.trainee.averaged(),
+            &self.frozen,
+            &self.scheduler,
+            &self.defaults(),
+        )
+    }
+}

@@ -1,0 +1,352 @@
+//! A model that is ready to draw: its parts on a device, and the ways in and out of it.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use latent_formats::Picture;
+use latent_models::{Autoencoder, ClipTextModel, ClipTokenizer, Conditioning, ModelFolder, UNet2dCondition};
+use latent_nn::{Compute, Precision, select_device, to_host};
+use latent_sampling::{Latents as Array, SchedulerConfig, TorchGenerator};
+use serde_json::Value;
+
+use crate::builtin::builtin_folder;
+use crate::defaults::Defaults;
+use crate::draw::{Generated, Progress, draw};
+use crate::latents::Latents;
+use crate::{Error, Request};
+
+/// Words to pictures: an autoencoder, a U-Net, and where the model reads words a text encoder and a tokenizer.
+#[derive(Debug)]
+pub struct Pipeline {
+    pub(crate) autoencoder: Autoencoder,
+    pub(crate) unet: UNet2dCondition,
+    pub(crate) text: Option<Text>,
+    pub(crate) scheduler: SchedulerConfig,
+    pub(crate) defaults: Defaults,
+    pub(crate) compute: Compute,
+    device_name: String,
+    pub(crate) model_name: String,
+}
+
+/// What reads the words.
+#[derive(Debug)]
+pub(crate) struct Text {
+    pub(crate) encoder: ClipTextModel,
+    pub(crate) tokenizer: ClipTokenizer,
+}
+
+/// The parts of a pipeline that is put together by hand, all of them on one device.
+#[derive(Debug)]
+pub struct Parts {
+    /// Pictures to latents and back.
+    pub autoencoder: Autoencoder,
+    /// Finds the noise.
+    pub unet: UNet2dCondition,
+    /// Reads the words, for models that are told words.
+    pub text_encoder: Option<ClipTextModel>,
+    /// Cuts the words for the text encoder.
+    pub tokenizer: Option<ClipTokenizer>,
+    /// A diffusers scheduler configuration.
+    pub scheduler_config: Value,
+    /// What open settings of a request become.
+    pub defaults: Defaults,
+}
+
+/// Chooses device and precision of a pipeline before it is opened.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    device: String,
+    precision: Option<Precision>,
+}
+
+impl Builder {
+    /// `auto` (the default), `cpu`, or `cuda`, `metal`, `vulkan` with an optional `:index`.
+    #[must_use]
+    pub fn device(mut self, device: impl Into<String>) -> Self {
+        self.device = device.into();
+        self
+    }
+
+    /// How products are computed; left open, bf16 where the hardware has it, else f32.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = Some(precision);
+        self
+    }
+
+    /// Opens a model folder in diffusers layout.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the folder is missing, broken or of a kind that is not built here; [`Error::Device`].
+    pub fn open(self, folder: impl AsRef<Path>) -> Result<Pipeline, Error> {
+        let folder = folder.as_ref();
+        let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.build(&ModelFolder::open(folder)?, name)
+    }
+
+    /// Opens the model inside the program.
+    ///
+    /// # Errors
+    /// [`Error::NoBuiltin`] if this build carries none; [`Error::Device`].
+    pub fn builtin(self) -> Result<Pipeline, Error> {
+        self.build(&builtin_folder()?, "built-in".to_owned())
+    }
+
+    fn build(self, folder: &ModelFolder, model_name: String) -> Result<Pipeline, Error> {
+        let selected = select_device(&self.device)?;
+        let compute = Compute {
+            precision: self.precision.unwrap_or_else(|| selected.best_precision()),
+            device: selected.device,
+        };
+        let text = match (folder.text_encoder(&compute)?, folder.tokenizer()?) {
+            (Some(encoder), Some(tokenizer)) => Some(Text { encoder, tokenizer }),
+            _ => None,
+        };
+        Ok(Pipeline {
+            autoencoder: folder.autoencoder(&compute)?,
+            unet: folder.unet(&compute)?,
+            text,
+            scheduler: scheduler(&folder.scheduler_config()?)?,
+            defaults: Defaults::read(folder.files())?,
+            compute,
+            device_name: selected.name,
+            model_name,
+        })
+    }
+}
+
+/// Reads a scheduler configuration as diffusers' Stable Diffusion pipelines take it: latents are not bounded, so
+/// `clip_sample` is off, and old files' `steps_offset` of 0 is 1.
+///
+/// Source: diffusers' `StableDiffusionPipeline.__init__`.
+pub(crate) fn scheduler(config: &Value) -> Result<SchedulerConfig, Error> {
+    let mut config = SchedulerConfig::from_json(config)?;
+    if config.stated("clip_sample").is_some_and(|value| value == true) {
+        config = config.with("clip_sample", false)?;
+    }
+    Ok(config)
+}
+
+impl Pipeline {
+    /// Sets device and precision first.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            device: "auto".to_owned(),
+            precision: None,
+        }
+    }
+
+    /// Opens the model inside the program, on the best device.
+    ///
+    /// # Errors
+    /// As [`Builder::builtin`].
+    pub fn builtin() -> Result<Self, Error> {
+        Self::builder().builtin()
+    }
+
+    /// Opens a model folder in diffusers layout, on the best device.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn from_pretrained(folder: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::builder().open(folder)
+    }
+
+    /// Puts parts together that are on `compute`'s device already.
+    ///
+    /// # Errors
+    /// [`Error::Sampling`] if the scheduler configuration is wrong.
+    pub fn from_parts(parts: Parts, compute: Compute) -> Result<Self, Error> {
+        let text = match (parts.text_encoder, parts.tokenizer) {
+            (Some(encoder), Some(tokenizer)) => Some(Text { encoder, tokenizer }),
+            _ => None,
+        };
+        Ok(Self {
+            autoencoder: parts.autoencoder,
+            unet: parts.unet,
+            text,
+            scheduler: scheduler(&parts.scheduler_config)?,
+            defaults: parts.defaults,
+            compute,
+            device_name: "given".to_owned(),
+            model_name: "parts".to_owned(),
+        })
+    }
+
+    /// Draws the pictures of `request`.
+    ///
+    /// On the CPU a picture depends on model, request, seed, precision and instruction set only: the same bytes with
+    /// any number of threads, alone or among others.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the request is out of range or does not fit the model; [`Error::Sampling`] likewise of its
+    /// sampler; [`Error::NotFinite`] if the numbers run away.
+    pub fn generate(&self, request: &Request) -> Result<Generated, Error> {
+        self.generate_with(request, |_| ControlFlow::Continue(()))
+    }
+
+    /// [`Pipeline::generate`], calling `progress` after every evaluation of the network.
+    ///
+    /// # Errors
+    /// As [`Pipeline::generate`], and [`Error::Stopped`] once `progress` says [`ControlFlow::Break`].
+    pub fn generate_with(
+        &self,
+        request: &Request,
+        mut progress: impl FnMut(&Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Generated, Error> {
+        draw(self, request, &mut progress)
+    }
+
+    /// A picture to the mean of its latents, scaled to the spread the U-Net works with.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if a side is no multiple of [`Pipeline::downsampling`]; [`Error::NotFinite`].
+    pub fn encode(&self, picture: &Picture) -> Result<Latents, Error> {
+        self.encode_with(picture, None)
+    }
+
+    /// [`Pipeline::encode`] with a draw from the encoder's distribution by torch's generator of `seed`.
+    ///
+    /// # Errors
+    /// As [`Pipeline::encode`].
+    pub fn encode_sampled(&self, picture: &Picture, seed: u64) -> Result<Latents, Error> {
+        self.encode_with(picture, Some(seed))
+    }
+
+    fn encode_with(&self, picture: &Picture, seed: Option<u64>) -> Result<Latents, Error> {
+        let (width, height, factor) = (picture.width(), picture.height(), self.downsampling());
+        if width % factor != 0 || height % factor != 0 {
+            return Err(Error::Request(format!(
+                "the picture is {width}x{height}, and this autoencoder needs sides that are multiples of {factor}; crop it"
+            )));
+        }
+        let values = self.compute.tensor(picture.to_f32_nchw(), [1, 3, height, width]);
+        let (mean, deviation) = self.autoencoder.latents(values);
+        let latents = match (seed, deviation) {
+            (Some(seed), Some(deviation)) => {
+                let shape = mean.dims();
+                let noise = TorchGenerator::new(seed).randn(shape.iter().product());
+                mean + deviation * self.compute.tensor(noise, shape)
+            }
+            _ => mean,
+        };
+        let (values, shape) = to_host(self.autoencoder.to_diffusion(latents));
+        finite(&values, "the encoder")?;
+        Latents::new(values, shape).ok_or_else(|| Error::Request("the encoder gave no latents".into()))
+    }
+
+    /// Latents `[n, c, h, w]` to `n` pictures.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the latents have other channels than this autoencoder; [`Error::NotFinite`].
+    pub fn decode(&self, latents: &Latents) -> Result<Vec<Picture>, Error> {
+        self.decode_array(latents.array())
+    }
+
+    /// Decodes one picture at a time, so that memory does not grow with their number.
+    pub(crate) fn decode_array(&self, latents: &Array) -> Result<Vec<Picture>, Error> {
+        let (_, channels, height, width) = latents.dim();
+        let needed = self.autoencoder.latent_channels();
+        if channels != needed {
+            return Err(Error::Request(format!(
+                "the latents have {channels} channels, and this autoencoder has {needed}; they belong to another model"
+            )));
+        }
+        let factor = self.downsampling();
+        let decode = |one: ndarray::ArrayView3<'_, f32>| {
+            let values = one.iter().copied().collect();
+            let tensor = self.compute.tensor(values, [1, channels, height, width]);
+            let (values, _) = to_host(self.autoencoder.decode(self.autoencoder.from_diffusion(tensor)));
+            finite(&values, "the decoder")?;
+            Ok(Picture::from_f32_nchw(&values, width * factor, height * factor)?)
+        };
+        latents.outer_iter().map(decode).collect()
+    }
+
+    /// Pixels per latent, in each direction.
+    #[must_use]
+    pub fn downsampling(&self) -> usize {
+        self.autoencoder.downsampling()
+    }
+
+    /// Height and width of the pictures the model was trained on.
+    #[must_use]
+    pub fn size(&self) -> [usize; 2] {
+        [self.unet.config().sample_size * self.downsampling(); 2]
+    }
+
+    /// The device in words: `cpu` with its instruction set, or the card's name.
+    #[must_use]
+    pub fn device_name(&self) -> &str {
+        &self.device_name
+    }
+
+    /// How products are computed.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.compute.precision
+    }
+
+    /// The folder's name, or `built-in`.
+    #[must_use]
+    pub fn model_name(&self) -> &str {
+        &self.model_name
+    }
+
+    /// What open settings of a request become.
+    #[must_use]
+    pub fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    /// What cuts the words, for models that are told words.
+    #[must_use]
+    pub fn tokenizer(&self) -> Option<&ClipTokenizer> {
+        self.text.as_ref().map(|text| &text.tokenizer)
+    }
+
+    /// The autoencoder.
+    #[must_use]
+    pub fn autoencoder(&self) -> &Autoencoder {
+        &self.autoencoder
+    }
+
+    /// The U-Net.
+    #[must_use]
+    pub fn unet(&self) -> &UNet2dCondition {
+        &self.unet
+    }
+
+    /// The text encoder, for models that are told words.
+    #[must_use]
+    pub fn text_encoder(&self) -> Option<&ClipTextModel> {
+        self.text.as_ref().map(|text| &text.encoder)
+    }
+
+    /// Where and how exactly it computes.
+    #[must_use]
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// What the model is told of the picture.
+    #[must_use]
+    pub fn conditioning(&self) -> Conditioning {
+        match (&self.text, self.unet.config().num_class_embeds) {
+            (Some(_), _) => Conditioning::Text,
+            (None, Some(count)) => Conditioning::Class { count },
+            (None, None) => Conditioning::None,
+        }
+    }
+}
+
+/// An error if a value is infinite or not a number.
+pub(crate) fn finite(values: &[f32], what: &'static str) -> Result<(), Error> {
+    if values.iter().all(|value| value.is_finite()) {
+        Ok(())
+    } else {
+        Err(Error::NotFinite { what })
+    }
+}

@@ -1,0 +1,251 @@
+//! What one picture, or one batch of pictures, needs.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::Error;
+
+/// Pictures a request may ask for at once; beyond it a typing slip would run for days.
+const MOST_PICTURES: usize = 4096;
+/// Pixels per side a request may ask for.
+const LONGEST_SIDE: usize = 8192;
+
+/// What one picture, or one batch of pictures, needs: the one struct that flags, JSON and TOML fill.
+///
+/// What is `None` is taken from the model: its size, its steps, its guidance, its sampler.
+///
+/// ```
+/// let request = latent::Request::new("a red apple, 3d style").seed(7).steps(20);
+/// assert_eq!(request.seeds(), [7]);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Request {
+    /// What the picture shows.
+    pub prompt: String,
+    /// What it should not show; takes effect while `guidance` is above 1.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub negative_prompt: String,
+    /// Width in pixels, a multiple of the autoencoder's down-sampling (8 as a rule).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// Height in pixels, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub height: Option<usize>,
+    /// Steps of the sampler, 1 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Strength of classifier-free guidance; 1 or less turns it off and halves the work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<f32>,
+    /// Pulls the guided prediction's spread back to the unguided one's, 0 (off) to 1.
+    ///
+    /// Source: Lin et al. 2023 (arXiv:2305.08891), Section 3.4.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub guidance_rescale: f32,
+    /// One seed a picture; none is the same as `[0]`.
+    pub seeds: Vec<u64>,
+    /// Pictures from one seed: picture `k` takes seed + `k`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// A name of [`crate::sampling::SAMPLERS`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<String>,
+    /// Share of fresh noise in each step, for samplers that read it (`ddim`): 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<f64>,
+    /// A diffusers scheduler configuration in place of the model folder's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler_config: Option<Value>,
+    /// Layers of the text encoder to leave out at its end; 1 takes the penultimate one.
+    #[serde(skip_serializing_if = "is_none_or_zero")]
+    pub clip_skip: Option<usize>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's `skip_serializing_if` passes a reference")]
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's `skip_serializing_if` passes a reference")]
+fn is_none_or_zero(value: &Option<usize>) -> bool {
+    value.unwrap_or(0) == 0
+}
+
+impl Request {
+    /// A request for one picture of `prompt` with seed 0 and the model's own settings.
+    #[must_use]
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self { prompt: prompt.into(), ..Self::default() }
+    }
+
+    /// Sets what the picture should not show.
+    #[must_use]
+    pub fn negative_prompt(mut self, text: impl Into<String>) -> Self {
+        self.negative_prompt = text.into();
+        self
+    }
+
+    /// One picture from this seed.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        self.with_seeds([seed])
+    }
+
+    /// One picture for each of these seeds.
+    #[must_use]
+    pub fn with_seeds(mut self, seeds: impl IntoIterator<Item = u64>) -> Self {
+        self.seeds = seeds.into_iter().collect();
+        self
+    }
+
+    /// This many pictures, from consecutive seeds.
+    #[must_use]
+    pub fn count(mut self, pictures: usize) -> Self {
+        self.count = Some(pictures);
+        self
+    }
+
+    /// Sets the sampler's steps.
+    #[must_use]
+    pub fn steps(mut self, steps: usize) -> Self {
+        self.steps = Some(steps);
+        self
+    }
+
+    /// Sets the strength of guidance.
+    #[must_use]
+    pub fn guidance(mut self, strength: f32) -> Self {
+        self.guidance = Some(strength);
+        self
+    }
+
+    /// Sets the size in pixels.
+    #[must_use]
+    pub fn size(mut self, width: usize, height: usize) -> Self {
+        (self.width, self.height) = (Some(width), Some(height));
+        self
+    }
+
+    /// Sets the sampler by name.
+    #[must_use]
+    pub fn sampler(mut self, name: impl Into<String>) -> Self {
+        self.sampler = Some(name.into());
+        self
+    }
+
+    /// The seed of each picture, in order.
+    #[must_use]
+    pub fn seeds(&self) -> Vec<u64> {
+        let first = self.seeds.first().copied().unwrap_or(0);
+        match self.count {
+            Some(count) if self.seeds.len() <= 1 => {
+                (0..count as u64).map(|k| first.wrapping_add(k)).collect()
+            }
+            _ if self.seeds.is_empty() => vec![first],
+            _ => self.seeds.clone(),
+        }
+    }
+
+    /// Reads a request from JSON.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with the line for an unknown key or a value of the wrong kind.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        serde_json::from_str(text).map_err(|e| Error::Request(e.to_string()))
+    }
+
+    /// Checks everything that can be checked without a model.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for the first field that is out of its range.
+    pub fn validate(&self) -> Result<(), Error> {
+        let refuse = |what: String| Err(Error::Request(what));
+        match self.count {
+            Some(0) => return refuse("`count` is 0; ask for at least one picture".into()),
+            Some(n) if self.seeds.len() > 1 && n != self.seeds.len() => {
+                return refuse(format!(
+                    "`count` is {n} but {} seeds are given; give one seed, or as many as pictures",
+                    self.seeds.len()
+                ));
+            }
+            _ => {}
+        }
+        let pictures = self.count.unwrap_or(0).max(self.seeds.len());
+        if pictures > MOST_PICTURES {
+            return refuse(format!("{pictures} pictures are asked for; at most {MOST_PICTURES} at once"));
+        }
+        if let Some(steps) = self.steps.filter(|s| !(1..=1000).contains(s)) {
+            return refuse(format!("`steps` is {steps}; it goes from 1 to 1000"));
+        }
+        for (name, side) in [("width", self.width), ("height", self.height)] {
+            if let Some(side) = side.filter(|s| *s == 0 || s % 8 != 0 || *s > LONGEST_SIDE) {
+                return refuse(format!("`{name}` is {side}; it must be a multiple of 8 from 8 to {LONGEST_SIDE}"));
+            }
+        }
+        self.validate_strengths()
+    }
+
+    fn validate_strengths(&self) -> Result<(), Error> {
+        let refuse = |what: String| Err(Error::Request(what));
+        if let Some(g) = self.guidance.filter(|g| !(0.0..=100.0).contains(g)) {
+            return refuse(format!("`guidance` is {g}; it goes from 0 to 100, and 1 turns it off"));
+        }
+        if !(0.0..=1.0).contains(&self.guidance_rescale) {
+            return refuse(format!("`guidance_rescale` is {}; it goes from 0 (off) to 1", self.guidance_rescale));
+        }
+        if let Some(eta) = self.eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
+            return refuse(format!("`eta` is {eta}; it goes from 0 (no fresh noise) to 1"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picture_k_of_a_count_takes_seed_plus_k() {
+        assert_eq!(Request::new("x").seed(7).count(3).seeds(), [7, 8, 9]);
+        assert_eq!(Request::new("x").seed(u64::MAX).count(2).seeds(), [u64::MAX, 0]);
+        assert_eq!(Request::new("x").with_seeds([5, 1]).seeds(), [5, 1]);
+        assert_eq!(Request::new("x").seeds(), [0]);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_and_named() {
+        let error = Request::from_json("{\"prompt\": \"x\",\n \"step\": 3}").unwrap_err().to_string();
+        assert!(error.contains("`step`") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_request_survives_json() {
+        let request = Request::new("a fox").seed(3).size(64, 96).guidance(4.5).sampler("ddim");
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(Request::from_json(&text).unwrap(), request);
+    }
+
+    #[test]
+    fn every_value_out_of_range_is_refused_by_name() {
+        let base = || Request::new("x");
+        let cases = [
+            (base().steps(0), "steps"),
+            (base().steps(1001), "steps"),
+            (base().size(100, 64), "width"),
+            (base().size(64, 0), "height"),
+            (base().guidance(-1.0), "guidance"),
+            (base().guidance(f32::NAN), "guidance"),
+            (base().count(0), "count"),
+            (base().with_seeds([1, 2]).count(3), "count"),
+            (base().count(1_000_000), "pictures"),
+            (Request { eta: Some(1.5), ..base() }, "eta"),
+            (Request { guidance_rescale: 2.0, ..base() }, "guidance_rescale"),
+        ];
+        for (request, name) in cases {
+            let error = request.validate().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        base().steps(1).size(8, 8192).count(8).validate().unwrap();
+    }
+}
