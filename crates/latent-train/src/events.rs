@@ -53,7 +53,7 @@ pub enum Event {
         parameters: usize,
         /// Training examples.
         examples: usize,
-        /// Updates done in earlier sittings.
+        /// Updates done in earlier stretches.
         from_step: u64,
         /// Updates at the end.
         steps: u64,

@@ -112,7 +112,7 @@ pub(crate) fn train<S: Stage, C: StageConfig>(
         steps: run.steps,
         device,
     });
-    let mut sitting = Sitting {
+    let mut stretch = Stretch {
         run,
         identity,
         metrics: MetricsFile::resume(&run.folder, from)?,
@@ -121,11 +121,11 @@ pub(crate) fn train<S: Stage, C: StageConfig>(
         began: Instant::now(),
         recent: VecDeque::new(),
     };
-    sitting.go(stage, from, options, progress)
+    stretch.go(stage, from, options, progress)
 }
 
-/// One sitting of a run.
-struct Sitting<'a> {
+/// One stretch of a run.
+struct Stretch<'a> {
     run: &'a Run,
     identity: Identity,
     metrics: MetricsFile,
@@ -136,7 +136,7 @@ struct Sitting<'a> {
     recent: VecDeque<Instant>,
 }
 
-impl Sitting<'_> {
+impl Stretch<'_> {
     fn go<S: Stage>(
         &mut self,
         stage: &mut S,
@@ -144,23 +144,12 @@ impl Sitting<'_> {
         options: &Options,
         progress: &mut dyn FnMut(&Event),
     ) -> Result<Finished> {
-        let batches = read_ahead(
-            stage.loader(),
-            from..self.run.steps,
-            self.run.accumulation as u64,
-        );
+        let steps = from..self.run.steps;
+        let mut batches = read_ahead(&stage.loader(), &steps, self.run.accumulation as u64);
         let mut done = from;
         self.recent.push_back(Instant::now());
         while done < self.run.steps && !options.stopped() {
-            let batches = match batches.recv() {
-                Ok(batches) => batches?,
-                Err(_) => {
-                    return Err(TrainError::Other(
-                        "the reader of batches stopped without a reason".into(),
-                    ));
-                }
-            };
-            let update = stage.update(done, batches)?;
+            let update = stage.update(done, batches.take()?)?;
             done += 1;
             self.check(done, &update)?;
             self.report(done, &update, stage, progress)?;
@@ -361,24 +350,51 @@ impl Window {
     }
 }
 
-/// Loads the batches of `steps` in another thread, a few ahead. The thread ends when the receiver is dropped.
+/// Batches as they come from several loading threads, in the order of their steps.
+struct Batches<B> {
+    /// Thread `k` loads every step whose distance from the first is `k` more than a multiple of their number.
+    receivers: Vec<Receiver<Result<Vec<B>>>>,
+    next: usize,
+}
+
+impl<B> Batches<B> {
+    /// The next step's batches; an error of its own if its thread is gone.
+    fn take(&mut self) -> Result<Vec<B>> {
+        let receiver = &self.receivers[self.next];
+        self.next = (self.next + 1) % self.receivers.len();
+        let gone = || TrainError::Other("the reader of batches stopped without a reason".into());
+        receiver.recv().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+/// Loads the batches of `steps` in other threads, a few ahead. They end when the receivers are dropped.
 fn read_ahead<L: Load + 'static>(
-    loader: Arc<L>,
-    steps: std::ops::Range<u64>,
+    loader: &Arc<L>,
+    steps: &std::ops::Range<u64>,
     passes: u64,
-) -> Receiver<Result<Vec<L::Batch>>> {
-    let (sender, receiver) = sync_channel(AHEAD);
-    std::thread::spawn(move || {
-        for step in steps {
-            let batches = (0..passes)
-                .map(|pass| loader.load(step * passes + pass))
-                .collect();
-            if sender.send(batches).is_err() {
-                return;
+) -> Batches<L::Batch> {
+    // A quarter of the cores: on a CPU the others compute, and a GPU is kept busy by four.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = (cores / 4).clamp(1, 4);
+    let receivers = (0..threads as u64).map(|thread| {
+        let (sender, receiver) = sync_channel(AHEAD);
+        let (loader, steps) = (loader.clone(), steps.clone());
+        std::thread::spawn(move || {
+            for step in steps.skip(thread as usize).step_by(threads) {
+                let batches = (0..passes)
+                    .map(|pass| loader.load(step * passes + pass))
+                    .collect();
+                if sender.send(batches).is_err() {
+                    return;
+                }
             }
-        }
+        });
+        receiver
     });
-    receiver
+    Batches {
+        receivers: receivers.collect(),
+        next: 0,
+    }
 }
 
 #[cfg(test)]

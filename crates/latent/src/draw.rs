@@ -147,14 +147,16 @@ impl Filled {
             )));
         }
         let mut options = RunOptions::new(request.steps.unwrap_or(defaults.steps));
-        options.eta = request.eta;
+        let sampler = sampler_of(&config);
+        // diffusers' pipelines state an eta of 0 to every sampler that has one, whatever its own default is.
+        options.eta = request.eta.or(sampler.eta.map(|_| 0.0));
         Ok(Self {
             seeds: request.seeds(),
             width,
             height,
             guidance: request.guidance.unwrap_or(defaults.guidance),
             rescale: request.guidance_rescale,
-            sampler: sampler_of(&config).name,
+            sampler: sampler.name,
             config,
             options,
         })
@@ -263,9 +265,10 @@ impl Told {
         }
         let (wanted, unwanted) = match pipeline.conditioning() {
             Conditioning::Text => {
-                let mut read = |words: &str| read(pipeline, words, request.clip_skip.unwrap_or(0), &mut warnings);
-                let wanted = read(&request.prompt)?;
-                let unwanted = strength.map(|_| read(&request.negative_prompt)).transpose()?;
+                let mut read = |words: &str, clip_skip| read(pipeline, words, clip_skip, &mut warnings);
+                let wanted = read(&request.prompt, request.clip_skip.unwrap_or(0))?;
+                // diffusers skips layers for the wanted words only.
+                let unwanted = strength.map(|_| read(&request.negative_prompt, 0)).transpose()?;
                 (wanted, unwanted)
             }
             Conditioning::Class { count } => {

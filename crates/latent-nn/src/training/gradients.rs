@@ -72,7 +72,34 @@ impl Grads {
 
     /// Euclidean norm of all gradients as one vector, summed in the order of their paths.
     pub fn norm(&self) -> f64 {
-        self.0.values().map(sum_of_squares).sum::<f64>().sqrt()
+        if self.on_host() {
+            return self.0.values().map(sum_of_squares).sum::<f64>().sqrt();
+        }
+        // Waiting for the device once, not once a parameter.
+        let squares = self.0.values().map(|gradient| (gradient.clone() * gradient.clone()).sum());
+        let squares = to_host(Tensor::cat(squares.collect(), 0)).0;
+        squares.iter().copied().map(f64::from).sum::<f64>().sqrt()
+    }
+
+    /// Whether the gradients lie in memory we can reach; those of no parameter do.
+    pub(super) fn on_host(&self) -> bool {
+        self.0.values().next().is_none_or(|gradient| is_host(&gradient.device()))
+    }
+
+    /// Where the gradients lie.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(super) fn device(&self) -> Device {
+        match self.0.values().next() {
+            Some(gradient) => gradient.device(),
+            None => panic!("no parameter has a gradient"),
+        }
+    }
+
+    /// All gradients behind one another, in the order of their paths.
+    pub(super) fn joined(self) -> Tensor<1> {
+        Tensor::cat(self.0.into_values().collect(), 0)
     }
 
     /// Values of one parameter's gradient, if it has one.
@@ -114,11 +141,7 @@ pub(super) fn host_primitive<const D: usize>(
 }
 
 fn sum_of_squares(gradient: &Tensor<1>) -> f64 {
-    if is_host(&gradient.device()) {
-        return latent_kernels::sum_of_squares(values(&host_primitive(gradient.clone())));
-    }
-    let square = gradient.clone() * gradient.clone();
-    to_host(square.sum()).0.iter().copied().map(f64::from).sum()
+    latent_kernels::sum_of_squares(values(&host_primitive(gradient.clone())))
 }
 
 fn scaled(gradient: Tensor<1>, factor: f32) -> Tensor<1> {

@@ -2,6 +2,7 @@
 //! a state that can be saved and resumed to the bit.
 
 mod average;
+mod flat;
 mod gradients;
 mod optimizer;
 mod state;

@@ -1,5 +1,6 @@
 //! AdamW over a whole model, fused with clipping and the average of the weights.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use burn::backend::Flex;
@@ -7,7 +8,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use latent_kernels as kernels;
 
-use super::gradients::{Grads, host_primitive, is_host};
+use super::flat::Flat;
+use super::gradients::{Grads, host_primitive};
 use super::state::{OptimizerState, StateError};
 use crate::ops::flex::values;
 use crate::parameters::{Exported, Path, named_parameters, replaced};
@@ -61,58 +63,28 @@ pub struct StepReport {
     pub finite: bool,
 }
 
-/// Values beside a parameter: on the host for the CPU, on the device else.
-#[derive(Clone, Debug)]
-enum Slot {
-    Host(Vec<f32>),
-    Device(Tensor<1>),
-}
-
-impl Slot {
-    fn values(&self) -> Vec<f32> {
-        match self {
-            Self::Host(values) => values.clone(),
-            Self::Device(tensor) => to_host(tensor.clone()).0,
-        }
-    }
-
-    fn host(&mut self) -> &mut Vec<f32> {
-        if let Self::Device(tensor) = self {
-            *self = Self::Host(to_host(tensor.clone()).0);
-        }
-        match self {
-            Self::Host(values) => values,
-            Self::Device(_) => unreachable!("just moved to the host"),
-        }
-    }
-
-    fn on_device(&self, like: &Tensor<1>) -> Tensor<1> {
-        match self {
-            Self::Host(values) => Tensor::from_data(values.as_slice(), &like.device()),
-            Self::Device(tensor) => tensor.clone(),
-        }
-    }
-}
-
 /// What the optimiser remembers of one parameter.
 #[derive(Clone, Debug)]
-struct Memory {
-    shape: Vec<usize>,
-    mean: Slot,
-    square: Slot,
-    average: Option<Slot>,
+pub(super) struct Memory {
+    pub(super) shape: Vec<usize>,
+    pub(super) mean: Vec<f32>,
+    pub(super) square: Vec<f32>,
+    pub(super) average: Option<Vec<f32>>,
 }
 
 /// AdamW with the weights' average, over all parameters that have gradients.
 ///
 /// A parameter without a gradient stays as it is, decay included, as in torch. On the CPU a step is one pass over
-/// weight, gradient and memory, in place; the same steps give the same bits for any number of threads.
+/// weight, gradient and memory, in place; the same steps give the same bits for any number of threads. On a GPU all
+/// parameters lie in one tensor ([`Flat`]), so that a step is some dozen launches and not thousands.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     settings: AdamW,
     averages: bool,
     step: u64,
     memory: BTreeMap<String, Memory>,
+    /// On a GPU, what `memory` holds elsewhere.
+    flat: Option<Flat>,
 }
 
 impl Optimizer {
@@ -123,6 +95,7 @@ impl Optimizer {
             averages,
             step: 0,
             memory: BTreeMap::new(),
+            flat: None,
         }
     }
 
@@ -155,15 +128,41 @@ impl Optimizer {
             grad_scale: factor as f32,
             average_decay: self.averages.then_some(step.average_decay),
         };
-        let mut mapper = Mapper {
-            path: Path::default(),
-            grads,
-            memory: &mut self.memory,
-            update,
+        let module = if grads.on_host() {
+            module.map(&mut Mapper {
+                path: Path::default(),
+                grads,
+                memory: &mut self.memory,
+                update,
+            })
+        } else {
+            self.step_on_device(module, grads, &update)
         };
-        let module = module.map(&mut mapper);
         let report = StepReport { grad_norm, clipped: factor < 1.0, finite: true };
         (module, report)
+    }
+
+    fn step_on_device<M: Module>(&mut self, module: M, grads: Grads, update: &Update) -> M {
+        if self.flat.as_ref().is_some_and(|flat| !flat.fits(&grads)) {
+            self.memory = self.all_memory().into_owned();
+            self.flat = None;
+        }
+        let (memory, averages) = (&self.memory, self.averages);
+        let flat = self.flat.get_or_insert_with(|| Flat::new(&module, &grads, memory, averages));
+        flat.step(grads, update);
+        flat.put_into(module)
+    }
+
+    /// What is remembered, wherever it lies.
+    fn all_memory(&self) -> Cow<'_, BTreeMap<String, Memory>> {
+        match &self.flat {
+            None => Cow::Borrowed(&self.memory),
+            Some(flat) => {
+                let mut all = self.memory.clone();
+                all.extend(flat.memory());
+                Cow::Owned(all)
+            }
+        }
     }
 
     /// `module` with the averaged weights; parameters that were never trained stay as they are.
@@ -182,26 +181,26 @@ impl Optimizer {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
                 let memory = self.memory.get(&self.path.join());
                 match memory.and_then(|memory| memory.average.as_ref()) {
-                    Some(average) => param.map(|tensor| replaced(tensor, average.values())),
+                    Some(average) => param.map(|tensor| replaced(tensor, average.clone())),
                     None => param,
                 }
             }
         }
         module.clone().map(&mut Averages {
             path: Path::default(),
-            memory: &self.memory,
+            memory: &self.all_memory(),
         })
     }
 
     /// A copy of everything the optimiser remembers.
     pub fn state(&self) -> OptimizerState {
         let mut tensors = Vec::new();
-        for (path, memory) in &self.memory {
-            let mut push = |prefix: &str, slot: &Slot| {
+        for (path, memory) in self.all_memory().iter() {
+            let mut push = |prefix: &str, values: &Vec<f32>| {
                 tensors.push(Exported {
                     path: format!("{prefix}.{path}"),
                     shape: memory.shape.clone(),
-                    values: slot.values(),
+                    values: values.clone(),
                 });
             };
             push("m", &memory.mean);
@@ -232,7 +231,7 @@ impl Optimizer {
                 continue;
             }
             let expected = parameter.shape.iter().product();
-            let mut take = |prefix: &str| saved_slot(&mut values, format!("{prefix}.{path}"), expected);
+            let mut take = |prefix: &str| saved_values(&mut values, format!("{prefix}.{path}"), expected);
             let (mean, square) = (take("m")?, take("v")?);
             let average = averages.then(|| take("ema")).transpose()?;
             if !averages {
@@ -243,29 +242,29 @@ impl Optimizer {
         }
         match values.into_keys().min() {
             Some(name) => Err(StateError::Unknown { name }),
-            None => Ok(Self { settings, averages, step: state.step, memory }),
+            None => Ok(Self { settings, averages, step: state.step, memory, flat: None }),
         }
     }
 }
 
-fn saved_slot(
+fn saved_values(
     values: &mut HashMap<String, Vec<f32>>,
     name: String,
     expected: usize,
-) -> Result<Slot, StateError> {
+) -> Result<Vec<f32>, StateError> {
     match values.remove(&name) {
-        Some(saved) if saved.len() == expected => Ok(Slot::Host(saved)),
+        Some(saved) if saved.len() == expected => Ok(saved),
         Some(saved) => Err(StateError::Length { name, expected, found: saved.len() }),
         None => Err(StateError::Missing { name }),
     }
 }
 
 /// One step's rule and factors.
-struct Update {
-    rule: kernels::AdamW,
-    grad_scale: f32,
+pub(super) struct Update {
+    pub(super) rule: kernels::AdamW,
+    pub(super) grad_scale: f32,
     /// `None` where no average is kept.
-    average_decay: Option<f32>,
+    pub(super) average_decay: Option<f32>,
 }
 
 struct Mapper<'a> {
@@ -303,9 +302,9 @@ impl Memory {
         let count = param.shape().num_elements();
         Self {
             shape: param.dims().to_vec(),
-            mean: Slot::Host(vec![0.0; count]),
-            square: Slot::Host(vec![0.0; count]),
-            average: averages.then(|| Slot::Host(to_host(param.val()).0)),
+            mean: vec![0.0; count],
+            square: vec![0.0; count],
+            average: averages.then(|| to_host(param.val()).0),
         }
     }
 }
@@ -318,69 +317,43 @@ impl Update {
         gradient: Tensor<1>,
         memory: &mut Memory,
     ) -> Tensor<D> {
-        let (tracked, strategy) = (tensor.is_require_grad(), tensor.gradient_checkpointing_strategy());
-        let tensor = tensor.without_autodiff();
-        let updated = if is_host(&tensor.device()) {
-            self.on_host(tensor, gradient, memory)
-        } else {
-            self.on_device(tensor, gradient, memory)
-        };
-        let updated = match strategy {
-            Some(strategy) => updated.autodiff().with_gradient_checkpointing_strategy(strategy),
-            None => updated,
-        };
-        if tracked { updated.require_grad() } else { updated }
-    }
-
-    fn on_host<const D: usize>(
-        &self,
-        tensor: Tensor<D>,
-        gradient: Tensor<1>,
-        memory: &mut Memory,
-    ) -> Tensor<D> {
+        let tracked = tracking(&tensor);
         let gradient = host_primitive(gradient);
         // The whole buffer of a sole owner: updated in place.
-        let mut weights = host_primitive(tensor).to_contiguous();
+        let mut weights = host_primitive(tensor.without_autodiff()).to_contiguous();
         let average = match (&mut memory.average, self.average_decay) {
-            (Some(average), Some(decay)) => Some((average.host().as_mut_slice(), decay)),
+            (Some(average), Some(decay)) => Some((average.as_mut_slice(), decay)),
             _ => None,
         };
         self.rule.step(
             weights.storage_mut::<f32>(),
             values(&gradient),
-            memory.mean.host(),
-            memory.square.host(),
+            &mut memory.mean,
+            &mut memory.square,
             average,
             self.grad_scale,
         );
-        Tensor::from_primitive::<Flex>(weights)
+        tracked(Tensor::from_primitive::<Flex>(weights))
     }
+}
 
-    fn on_device<const D: usize>(
-        &self,
-        tensor: Tensor<D>,
-        gradient: Tensor<1>,
-        memory: &mut Memory,
-    ) -> Tensor<D> {
-        let kernels::AdamW { lr, beta1, beta2, eps, weight_decay, step } = self.rule;
-        let shape = tensor.dims();
-        let weights = tensor.reshape([shape.iter().product::<usize>()]);
-        let gradient = gradient * self.grad_scale;
-        let mean = memory.mean.on_device(&weights) * beta1 + gradient.clone() * (1.0 - beta1);
-        let square = memory.square.on_device(&weights) * beta2
-            + gradient.clone() * gradient * (1.0 - beta2);
-        let correction = |beta: f32| 1.0 - f64::from(beta).powi(i32::try_from(step).unwrap_or(i32::MAX));
-        let deviation = square.clone().sqrt() / correction(beta2).sqrt() + eps;
-        let size = f64::from(lr) / correction(beta1);
-        let weights = weights * (1.0 - f64::from(lr) * f64::from(weight_decay))
-            - mean.clone() / deviation * size;
-        if let (Some(average), Some(decay)) = (&mut memory.average, self.average_decay) {
-            let before = average.on_device(&weights);
-            let towards = (weights.clone() - before.clone()) * (1.0 - decay);
-            *average = Slot::Device(before + towards);
+/// Gives a new value the gradient requirement of `tensor`, which need not live until then.
+pub(super) fn tracking<const D: usize>(
+    tensor: &Tensor<D>,
+) -> impl FnOnce(Tensor<D>) -> Tensor<D> + use<D> {
+    let tracked = tensor.is_require_grad();
+    let strategy = tensor.gradient_checkpointing_strategy();
+    move |updated| {
+        let updated = match strategy {
+            Some(strategy) => updated
+                .autodiff()
+                .with_gradient_checkpointing_strategy(strategy),
+            None => updated,
+        };
+        if tracked {
+            updated.require_grad()
+        } else {
+            updated
         }
-        memory.mean = Slot::Device(mean);
-        memory.square = Slot::Device(square);
-        weights.reshape(shape)
     }
 }

@@ -42,37 +42,37 @@ pub fn train_autoencoder(
 ) -> Result<Finished> {
     let selected = latent_nn::select_device(&options.device)?;
     let compute = Compute {
+        precision: config.run.precision.resolve(&selected),
         device: selected.device,
-        precision: config.run.precision.resolve(),
     };
-    let sitting = Sitting {
+    let stretch = Stretch {
         config,
         options,
         device: selected.name,
         compute: compute.autodiff(),
     };
-    let mut init = Init::seeded(&sitting.compute, config.run.seed);
+    let mut init = Init::seeded(&stretch.compute, config.run.seed);
     let kind = config
         .kind()
         .map_err(|fault| TrainError::Other(fault.to_string()))?;
     match kind {
-        AutoencoderKind::Kl(kl) => sitting.go(AutoencoderKl::new(&kl, &mut init)?, progress),
-        AutoencoderKind::Vq(vq) => sitting.go(VqModel::new(&vq, &mut init)?, progress),
+        AutoencoderKind::Kl(kl) => stretch.go(AutoencoderKl::new(&kl, &mut init)?, progress),
+        AutoencoderKind::Vq(vq) => stretch.go(VqModel::new(&vq, &mut init)?, progress),
         AutoencoderKind::Simple(simple) => {
-            sitting.go(SimpleAutoencoder::new(&simple, &mut init)?, progress)
+            stretch.go(SimpleAutoencoder::new(&simple, &mut init)?, progress)
         }
     }
 }
 
 /// What the three kinds of autoencoder have in common before the first update.
-struct Sitting<'a> {
+struct Stretch<'a> {
     config: &'a AutoencoderConfig,
     options: &'a Options,
     device: String,
     compute: Compute,
 }
 
-impl Sitting<'_> {
+impl Stretch<'_> {
     fn go<M: Reconstruct + ExportAutoencoder>(
         self,
         model: M,

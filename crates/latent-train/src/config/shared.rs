@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use latent_nn::Precision;
+use latent_nn::{Precision, Selected};
 use latent_nn::training::AdamW;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub struct Run {
     /// What every random number of the run follows from, with the step.
     #[serde(default)]
     pub seed: u64,
-    /// How products are computed: `auto` is bf16 where the processor has it.
+    /// How products are computed: `auto` is bf16 where the device has it.
     #[serde(default)]
     pub precision: PrecisionChoice,
     /// Updates between checkpoints; the last two are kept.
@@ -62,7 +62,7 @@ impl Run {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
-    /// bf16 where the processor multiplies it, else f32.
+    /// bf16 where the device multiplies it, else f32.
     #[default]
     Auto,
     /// f32.
@@ -72,10 +72,10 @@ pub enum PrecisionChoice {
 }
 
 impl PrecisionChoice {
-    /// The precision on this machine.
-    pub fn resolve(self) -> Precision {
+    /// The precision on this device.
+    pub fn resolve(self, selected: &Selected) -> Precision {
         match self {
-            Self::Auto => Precision::best(),
+            Self::Auto => selected.best_precision(),
             Self::F32 => Precision::F32,
             Self::Bf16 => Precision::Bf16,
         }

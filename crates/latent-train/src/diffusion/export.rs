@@ -82,7 +82,7 @@ pub(super) fn pipeline(
         parts: all,
         options,
     };
-    Ok(index.write(&folder.join("model_index.json"))?)
+    Ok(index.write(folder)?)
 }
 
 /// Copies a folder's files.

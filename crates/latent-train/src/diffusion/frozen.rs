@@ -102,9 +102,12 @@ impl FrozenText {
             .iter()
             .flat_map(|text| self.tokenizer.encode(text).ids)
             .collect();
-        let ids = self
-            .compute
-            .ids(&ids, [texts.len(), ids.len() / texts.len()]);
+        self.encode(&ids, texts.len())
+    }
+
+    /// Last hidden states `[count, length, width]` of token ids `[count, length]`.
+    pub(crate) fn encode(&self, ids: &[u32], count: usize) -> Tensor<3> {
+        let ids = self.compute.ids(ids, [count, ids.len() / count]);
         self.encoder.forward(ids).last
     }
 }

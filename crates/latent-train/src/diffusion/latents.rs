@@ -13,8 +13,8 @@ use crate::events::{Event, Options};
 use crate::pictures::{Change, Pictures};
 use crate::random::{Draws, Stream};
 
-/// Pictures encoded in one pass.
-const BATCH: usize = 8;
+/// Pictures encoded in one pass: enough to keep a GPU busy, few enough for any memory.
+const BATCH: usize = 32;
 /// Rows of a file of the cache.
 const PER_FILE: usize = 256;
 

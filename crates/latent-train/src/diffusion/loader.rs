@@ -6,7 +6,7 @@ use latent_sampling::Latents;
 
 use super::latents::LatentCache;
 use super::noise::{Noising, stratified_timesteps};
-use super::texts::TextCache;
+use super::texts::{Drawn, TextCache};
 use crate::error::{Result, TrainError};
 use crate::pictures::Pictures;
 use crate::random::{Draws, Stream};
@@ -47,8 +47,10 @@ pub(crate) struct Noised {
     pub(crate) timesteps: Vec<usize>,
     /// Weight of each one's squared error.
     pub(crate) weights: Vec<f32>,
-    /// Text states `[batch, length, width]`; empty without text.
+    /// Text states `[batch, length, width]`; empty without text, and where there are ids.
     pub(crate) states: Vec<f32>,
+    /// Token ids `[batch, length]` of texts whose states are not kept.
+    pub(crate) ids: Vec<u32>,
     /// Class labels; empty without classes.
     pub(crate) labels: Vec<u32>,
 }
@@ -68,9 +70,10 @@ impl Load for NoisedLoader {
             clean.extend(self.latents.draw(example, &mut posterior)?);
             match &self.conditions {
                 Conditions::Texts(texts) => {
-                    batch
-                        .states
-                        .extend(texts.draw(&self.pictures, example, &mut words)?);
+                    match texts.draw(&self.pictures, example, &mut words)? {
+                        Drawn::States(states) => batch.states.extend(states),
+                        Drawn::Ids(ids) => batch.ids.extend(ids),
+                    }
                 }
                 Conditions::Classes {
                     labels,

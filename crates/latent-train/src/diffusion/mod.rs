@@ -42,8 +42,8 @@ pub fn train_diffusion(
     let run = &config.run;
     let selected = latent_nn::select_device(&options.device)?;
     let plain = Compute {
+        precision: run.precision.resolve(&selected),
         device: selected.device,
-        precision: run.precision.resolve(),
     };
     let captions = match config.condition {
         Condition::Text => Captions::Required,

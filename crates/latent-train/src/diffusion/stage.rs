@@ -56,10 +56,13 @@ impl DiffusionStage {
             .map(|&timestep| timestep as f32)
             .collect();
         let condition = match (&self.frozen.text, batch.labels.is_empty()) {
-            (Some(text), _) => {
-                let [length, width] = text.state_shape();
-                UNetCondition::Text(compute.tensor(batch.states, [count, length, width]))
-            }
+            (Some(text), _) => UNetCondition::Text(match batch.ids.is_empty() {
+                true => {
+                    let [length, width] = text.state_shape();
+                    compute.tensor(batch.states, [count, length, width])
+                }
+                false => text.encode(&batch.ids, count).autodiff(),
+            }),
             (None, false) => UNetCondition::Class(compute.ids(&batch.labels, [count, 1])),
             (None, true) => UNetCondition::None,
         };

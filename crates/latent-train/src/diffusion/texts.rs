@@ -1,8 +1,10 @@
-//! The captions' text states, computed once by the frozen text encoder.
+//! The captions' text states by the frozen text encoder: computed once and kept on disk where they fit there, else
+//! computed for every batch.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use latent_models::ClipTokenizer;
 use latent_nn::to_host;
 use sha2::{Digest, Sha256};
 
@@ -19,14 +21,32 @@ const BATCH: usize = 32;
 /// Rows of a file of the cache.
 const PER_FILE: usize = 512;
 
+/// The largest cache in bytes; a data set of many captions would fill the disk with what a small encoder computes in
+/// a moment.
+const LARGEST: usize = 4 << 30;
+
 /// States `[length, width]` of every caption that training may use, and of the empty one.
 pub(crate) struct TextCache {
-    rows: RowCache,
-    /// Row of each text.
-    places: BTreeMap<String, usize>,
+    kept: Kept,
     choice: CaptionChoice,
     /// Odds of the empty caption.
     dropout: f64,
+}
+
+/// What is at hand of each caption.
+enum Kept {
+    /// Its states, and the row of each text.
+    States(RowCache, BTreeMap<String, usize>),
+    /// Nothing; its ids are made when it is drawn.
+    Nothing(ClipTokenizer),
+}
+
+/// A caption as the training step gets it.
+pub(crate) enum Drawn {
+    /// States `[length, width]`.
+    States(Vec<f32>),
+    /// Token ids `[length]`, to be encoded in the step.
+    Ids(Vec<u32>),
 }
 
 impl TextCache {
@@ -42,10 +62,18 @@ impl TextCache {
             languages: config.data.languages,
             style_dropout: config.style_dropout,
         };
+        let whole = |kept| Self {
+            kept,
+            choice,
+            dropout: config.caption_dropout,
+        };
         let places = texts(pictures, config.style_dropout > 0.0);
         let listed: Vec<&str> = places.keys().map(String::as_str).collect();
         let total = listed.len();
         let [length, width] = text.state_shape();
+        if total * length * width * size_of::<half::f16>() > LARGEST {
+            return Ok(Some(whole(Kept::Nothing(text.tokenizer.clone()))));
+        }
         let plan = Plan {
             folder: config
                 .cache_folder()
@@ -71,30 +99,28 @@ impl TextCache {
                 total,
             });
         })?;
-        Ok(rows.map(|rows| Self {
-            rows,
-            places,
-            choice,
-            dropout: config.caption_dropout,
-        }))
+        Ok(rows.map(|rows| whole(Kept::States(rows, places))))
     }
 
-    /// States of one of an example's captions, or of the empty one.
+    /// One of an example's captions, or the empty one.
     pub(crate) fn draw(
         &self,
         pictures: &Pictures,
         example: usize,
         draws: &mut Draws,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Drawn> {
         let text = self.choice.draw(&pictures.example(example).captions, draws);
         let text = if draws.chance(self.dropout) {
             ""
         } else {
             text.as_str()
         };
-        match self.places.get(text) {
-            Some(&row) => self.rows.row(row),
-            None => unreachable!("every caption was listed when the cache was built"),
+        match &self.kept {
+            Kept::Nothing(tokenizer) => Ok(Drawn::Ids(tokenizer.encode(text).ids)),
+            Kept::States(rows, places) => match places.get(text) {
+                Some(&row) => Ok(Drawn::States(rows.row(row)?)),
+                None => unreachable!("every caption was listed when the cache was built"),
+            },
         }
     }
 }

@@ -149,7 +149,7 @@ fn go(
 }
 
 /// Trains until `stop`, as if killed there after its checkpoint, then to the end in a new process's state.
-fn in_two_sittings(folder: PathBuf, stop: u64) -> Vec<Exported> {
+fn in_two_stretches(folder: PathBuf, stop: u64) -> Vec<Exported> {
     let config = config(folder);
     let options = Options::default();
     let flag = options.stop.clone();
@@ -177,7 +177,7 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bits() {
     let expected = stage.state();
     for stop in [1, 5, 7, 22] {
         assert_eq!(
-            in_two_sittings(folder.path().join(format!("at-{stop}")), stop),
+            in_two_stretches(folder.path().join(format!("at-{stop}")), stop),
             expected,
             "stopped at {stop}"
         );

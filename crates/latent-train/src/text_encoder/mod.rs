@@ -35,8 +35,8 @@ pub fn train_text_encoder(
     let run = &config.run;
     let selected = latent_nn::select_device(&options.device)?;
     let compute = Compute {
+        precision: run.precision.resolve(&selected),
         device: selected.device,
-        precision: run.precision.resolve(),
     }
     .autodiff();
     let pictures = Pictures::open(&config.data, Captions::Required, run.seed)?;

@@ -3,10 +3,9 @@
 //! Source: the backward pass follows Dao et al. 2022 (arXiv:2205.14135), Appendix B.2.
 
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, TensorData, ops::AttentionModuleOptions};
-use latent_kernels::Precision;
+use burn::tensor::{FloatDType, TensorData};
 
-use super::{Float, dims, lowered, narrow, product, reshape, widened};
+use super::{Float, dims, narrow, product, reshape};
 use crate::ops::{AttentionOptions, AttentionRecord};
 
 /// Scores held at once: 2^26 f32, a quarter of a gigabyte.
@@ -69,17 +68,9 @@ pub(crate) fn attention<B: Backend>(
     values: Float<B>,
     options: AttentionOptions,
 ) -> Float<B> {
-    // Burn's fused kernel computes in half precision whatever it is given, so f32 is composed.
-    if options.precision == Precision::F32 {
-        return attention_recorded::<B>(queries, keys, values, options).0;
-    }
-    let split = |x| heads_first::<B>(lowered::<B>(x, options.precision), options.heads);
-    let settings = AttentionModuleOptions {
-        is_causal: options.causal,
-        ..Default::default()
-    };
-    let y = B::attention(split(queries), split(keys), split(values), None, None, settings);
-    widened::<B>(heads_last::<B>(y))
+    // Not Burn's fused kernel: it narrows whatever it is given to the range of f16 (65,504), which the activations of
+    // large models leave.
+    attention_recorded::<B>(queries, keys, values, options).0
 }
 
 /// See [`crate::ops::LatentOps::latent_attention_recorded`].

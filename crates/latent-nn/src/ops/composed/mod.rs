@@ -1,7 +1,5 @@
-//! The operations written as plain Burn operations, generic over the backend: what GPUs run.
-//!
-//! `tests/composed.rs` style checks live in [`super::check`]-free unit tests at the end of each file's sibling
-//! `tests` module: they run these bodies on the CPU and compare with the kernels.
+//! The operations written as plain Burn operations, generic over the backend: what GPUs run. The tests run these very
+//! bodies on the CPU and compare with the kernels.
 
 mod attention;
 mod convolution;
@@ -77,3 +75,6 @@ fn plus<B: Backend>(x: Float<B>, other: Option<Float<B>>) -> Float<B> {
         None => x,
     }
 }
+
+#[cfg(test)]
+mod tests;

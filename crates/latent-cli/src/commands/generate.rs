@@ -1,0 +1,378 @@
+//! `latent generate`: words to pictures.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use latent::{Generated, PictureFormat, Pipeline, Progress, Request};
+use serde_json::json;
+
+use crate::args::Model;
+use crate::commands::open;
+use crate::fault::{Fault, Kind};
+use crate::terminal::Terminal;
+use crate::{names, output, stop, surprise};
+
+/// A preview is drawn at most this often, so that decoding it does not slow the picture down much.
+const PREVIEW_EVERY: Duration = Duration::from_millis(700);
+/// Longest side of a preview, in pixels.
+const PREVIEW_SIDE: usize = 256;
+
+/// Draw pictures from words.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  latent generate \"a red apple, 3d style\"
+  latent generate \"a fox\" --seed 1,2,3 -o fox.png          three pictures: fox-1.png, fox-2.png, fox-3.png
+  latent generate \"a fox\" --seed 7 --count 8 --preview      seeds 7 to 14, with a preview beside them
+  latent generate \"a fox\" --sampler dpmpp_2m_karras --steps 20 --guidance 5 --negative \"blurry\"
+  latent generate                                           a surprise from the built-in model's words
+
+The same prompt, seed and settings give the same bytes on every run, with any number of threads,
+alone or in a batch. A longer side than the model was trained for repeats things; see `latent inspect`.")]
+pub(crate) struct Generate {
+    /// What the picture shows; without it, something surprising.
+    prompt: Option<String>,
+    #[command(flatten)]
+    model: Model,
+    /// What the picture should not show.
+    #[arg(long, value_name = "WORDS")]
+    negative: Option<String>,
+    /// Seed of the picture; several (1,2,3) give several pictures [default: 0].
+    #[arg(long, value_name = "SEED", value_delimiter = ',')]
+    seed: Vec<u64>,
+    /// Pictures from one seed: picture k takes seed + k.
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+    /// Steps of the sampler, 1 to 1000 [default: the model's].
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// How strictly the words are followed; 1 turns guidance off [default: the model's].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    guidance: Option<f32>,
+    /// Pulls the contrast of strong guidance back, 0 to 1.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    guidance_rescale: Option<f32>,
+    /// The sampler; `latent samplers` lists them [default: the model's].
+    #[arg(long, value_name = "NAME")]
+    sampler: Option<String>,
+    /// Share of fresh noise a step, 0 to 1, for samplers that read it.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// Width in pixels, a multiple of 8 [default: the model's].
+    #[arg(long, value_name = "PIXELS")]
+    width: Option<usize>,
+    /// Height in pixels, a multiple of 8 [default: the model's].
+    #[arg(long, value_name = "PIXELS")]
+    height: Option<usize>,
+    /// Layers of the text encoder to leave out at its end.
+    #[arg(long, value_name = "N")]
+    clip_skip: Option<usize>,
+    /// A diffusers scheduler JSON in place of the model's own.
+    #[arg(long, value_name = "FILE")]
+    scheduler_config: Option<PathBuf>,
+    /// A request as JSON or TOML; flags beside it win.
+    #[arg(long, value_name = "FILE")]
+    request: Option<PathBuf>,
+    /// Also write the final latents (tensor `latents`, f32, [n, c, h, w], before un-scaling).
+    #[arg(long, value_name = "FILE")]
+    save_latents: Option<PathBuf>,
+    /// Show the picture forming: a small file beside it that refreshes, and the picture in terminals that can.
+    #[arg(long)]
+    preview: bool,
+    /// The picture to write; several get numbers [default: named after the prompt].
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl Generate {
+    pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
+        let request = self.request()?;
+        let first = self
+            .output
+            .clone()
+            .unwrap_or_else(|| names::from_prompt(&request.prompt, request.seeds()[0]));
+        let paths = names::numbered(&first, request.seeds().len());
+        output::check_picture(&first)?;
+        if let Some(path) = &self.save_latents {
+            output::check_writable(path)?;
+        }
+        if self.prompt.is_none() {
+            terminal.note(format_args!("{}", request.prompt));
+        }
+        let pipeline = open::pipeline(&self.model, terminal)?;
+        let started = Instant::now();
+        let preview = self.preview.then(|| names::beside(&first, "preview"));
+        let generated = draw(&pipeline, &request, preview.as_deref(), terminal);
+        if let Some(path) = preview {
+            // The picture itself comes now, or never; a preview that cannot be removed harms nobody.
+            let _ = fs::remove_file(path);
+        }
+        let generated = generated?;
+        for warning in &generated.warnings {
+            terminal.warn(warning);
+        }
+        if let Some(path) = &self.save_latents {
+            output::whole(|| Ok(generated.latents.save(path)?))?;
+        }
+        report(&generated, &paths, started.elapsed(), terminal)
+    }
+
+    /// The request of the file, if one is given, with every flag laid over it.
+    fn request(&self) -> Result<Request, Fault> {
+        let mut request = match &self.request {
+            Some(path) => read_request(path)?,
+            None => Request::default(),
+        };
+        if !self.seed.is_empty() {
+            request.seeds.clone_from(&self.seed);
+        }
+        if let Some(negative) = &self.negative {
+            request.negative_prompt.clone_from(negative);
+        }
+        if let Some(path) = &self.scheduler_config {
+            let text = read_text(path)?;
+            let config = serde_json::from_str(&text).map_err(|e| {
+                Fault::input(format!(
+                    "`{}` is not a scheduler configuration: {e}",
+                    path.display()
+                ))
+            })?;
+            request.scheduler_config = Some(config);
+        }
+        request.count = self.count.or(request.count);
+        request.steps = self.steps.or(request.steps);
+        request.guidance = self.guidance.or(request.guidance);
+        request.guidance_rescale = self.guidance_rescale.unwrap_or(request.guidance_rescale);
+        request.eta = self.eta.or(request.eta);
+        request.width = self.width.or(request.width);
+        request.height = self.height.or(request.height);
+        request.clip_skip = self.clip_skip.or(request.clip_skip);
+        request.sampler = self.sampler.clone().or(request.sampler);
+        match &self.prompt {
+            Some(prompt) => request.prompt.clone_from(prompt),
+            None if request.prompt.is_empty() => {
+                request.prompt =
+                    surprise::prompt(self.model.model.as_deref(), self.seed.first().copied())?;
+            }
+            None => {}
+        }
+        request.validate()?;
+        if let Some(name) = &request.sampler {
+            latent::sampling::find(name)?;
+        }
+        Ok(request)
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, Fault> {
+    fs::read_to_string(path)
+        .map_err(|e| Fault::input(format!("cannot read `{}`: {e}", path.display())))
+}
+
+fn read_request(path: &Path) -> Result<Request, Fault> {
+    let text = read_text(path)?;
+    let wrong = |e: String| Fault::usage(format!("`{}`: {}", path.display(), e.trim_end()));
+    if path.extension().is_some_and(|e| e == "toml") {
+        toml::from_str(&text).map_err(|e| wrong(e.to_string()))
+    } else {
+        serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))
+    }
+}
+
+/// Generates with a bar, previews and Ctrl-C.
+fn draw(
+    pipeline: &Pipeline,
+    request: &Request,
+    preview: Option<&Path>,
+    terminal: &Terminal,
+) -> Result<Generated, Fault> {
+    let bar = terminal.bar(0, "steps");
+    let mut previewer = preview.map(|path| Previewer {
+        path,
+        terminal,
+        last: Instant::now(),
+        shown: 0,
+    });
+    let mut failed = None;
+    // From here on Ctrl-C is answered between steps, and a preview is removed.
+    if stop::asked() {
+        return Err(Fault::stopped());
+    }
+    let generated = pipeline.generate_with(request, |progress| {
+        bar.set_length(progress.total as u64);
+        bar.set_position(progress.done as u64);
+        let drawn = previewer
+            .as_mut()
+            .map_or(Ok(()), |p| p.step(progress, &bar));
+        if let Err(fault) = drawn {
+            failed = Some(fault);
+            return ControlFlow::Break(());
+        }
+        if stop::asked() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    bar.finish_and_clear();
+    match (failed, generated) {
+        (Some(fault), _) => Err(fault),
+        (None, Err(latent::Error::Stopped)) => Err(Fault::stopped()),
+        (None, generated) => Ok(generated?),
+    }
+}
+
+/// Refreshes the preview file, and shows the picture at the quarters.
+struct Previewer<'a> {
+    path: &'a Path,
+    terminal: &'a Terminal,
+    last: Instant,
+    shown: usize,
+}
+
+impl Previewer<'_> {
+    fn step(&mut self, progress: &Progress<'_>, bar: &ProgressBar) -> Result<(), Fault> {
+        let first = self.shown == 0 && progress.done == 1;
+        if progress.done == progress.total || (!first && self.last.elapsed() < PREVIEW_EVERY) {
+            return Ok(());
+        }
+        let png = progress.preview(PREVIEW_SIDE)?.encode(PictureFormat::Png)?;
+        output::bytes(self.path, &png)?;
+        let quarter = 4 * progress.done / progress.total.max(1);
+        bar.suspend(|| {
+            if first {
+                self.terminal
+                    .note(format_args!("preview: {}", self.path.display()));
+            }
+            if quarter >= self.shown {
+                self.terminal.show(|| png.clone());
+            }
+        });
+        self.shown = self.shown.max(quarter + 1);
+        self.last = Instant::now();
+        Ok(())
+    }
+}
+
+/// Writes the pictures, all or as far as they go, and names them on stdout.
+fn report(
+    generated: &Generated,
+    paths: &[PathBuf],
+    took: Duration,
+    terminal: &Terminal,
+) -> Result<(), Fault> {
+    if generated.pictures.len() != paths.len() {
+        return Err(Fault::new(
+            Kind::Bug,
+            "the pipeline gave another number of pictures than asked for",
+        ));
+    }
+    for ((picture, settings), path) in generated
+        .pictures
+        .iter()
+        .zip(&generated.settings)
+        .zip(paths)
+    {
+        output::picture(path, picture)?;
+        terminal.show(|| picture.encode(PictureFormat::Png).unwrap_or_default());
+        let line = json!({
+            "path": path, "seed": settings.seed, "width": settings.width, "height": settings.height,
+            "steps": settings.steps, "guidance": settings.guidance, "sampler": settings.sampler,
+            "prompt": settings.prompt, "seconds": took.as_secs_f64(), "warnings": generated.warnings,
+        });
+        terminal.result(&line, path.display())?;
+    }
+    let n = paths.len();
+    terminal.note(format_args!(
+        "{n} picture{} in {:.1} s",
+        if n == 1 { "" } else { "s" },
+        took.as_secs_f64()
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser as _;
+
+    fn request(flags: &[&str]) -> Result<Request, Fault> {
+        let flags = ["latent", "generate"].iter().chain(flags);
+        match Cli::try_parse_from(flags).unwrap().command {
+            Command::Generate(generate) => generate.request(),
+            other => panic!("not a generate command: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_flag_reaches_the_request() {
+        let got = request(&[
+            "a fox",
+            "--negative",
+            "fog",
+            "--seed",
+            "1,2",
+            "--steps",
+            "9",
+            "--guidance",
+            "3.5",
+            "--sampler",
+            "ddim",
+            "--eta",
+            "0.5",
+            "--width",
+            "64",
+            "--height",
+            "96",
+            "--clip-skip",
+            "1",
+            "--guidance-rescale",
+            "0.7",
+        ]);
+        let want = Request {
+            prompt: "a fox".into(),
+            negative_prompt: "fog".into(),
+            width: Some(64),
+            height: Some(96),
+            steps: Some(9),
+            guidance: Some(3.5),
+            guidance_rescale: 0.7,
+            seeds: vec![1, 2],
+            sampler: Some("ddim".into()),
+            eta: Some(0.5),
+            clip_skip: Some(1),
+            ..Request::default()
+        };
+        assert_eq!(got.unwrap(), want);
+    }
+
+    #[test]
+    fn flags_win_over_the_request_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.toml");
+        fs::write(&path, "prompt = \"a cat\"\nsteps = 5\nseeds = [3]\n").unwrap();
+        let got = request(&["--request", path.to_str().unwrap(), "--steps", "7"]).unwrap();
+        assert_eq!(
+            (got.prompt.as_str(), got.steps, got.seeds()),
+            ("a cat", Some(7), vec![3])
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_in_a_request_file_is_named_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.toml");
+        fs::write(&path, "prompt = \"a cat\"\nstep = 5\n").unwrap();
+        let error = request(&["--request", path.to_str().unwrap()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("step") && error.contains("line 2"),
+            "{error}"
+        );
+    }
+}

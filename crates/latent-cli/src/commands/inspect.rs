@@ -1,0 +1,208 @@
+//! `latent inspect`: what is in a model folder or a weights file.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use latent::models::{Conditioning, FileSource, ModelFolder};
+use latent_formats::Weights;
+use serde::Serialize;
+
+use crate::commands::open;
+use crate::fault::Fault;
+use crate::terminal::{Terminal, thousands};
+
+/// Show what is in a model folder or a weights file.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  latent inspect                                 the built-in model
+  latent inspect ./stable-diffusion-v1-5 --json
+  latent inspect model.safetensors               every tensor")]
+pub(crate) struct Inspect {
+    /// A model folder in diffusers layout, or a weights file [default: the built-in model].
+    path: Option<PathBuf>,
+}
+
+/// What a folder holds.
+#[derive(Serialize)]
+struct Report {
+    path: PathBuf,
+    family: &'static str,
+    pipeline: String,
+    conditioning: String,
+    /// Width and height it was trained on, in pixels.
+    size: [usize; 2],
+    /// Pixels per latent in each direction.
+    downsampling: usize,
+    latent_channels: usize,
+    /// Tokens of the longest prompt, without start and end.
+    prompt_tokens: Option<usize>,
+    scheduler: serde_json::Value,
+    parts: Vec<Part>,
+}
+
+/// One network of a folder.
+#[derive(Serialize)]
+struct Part {
+    name: String,
+    class: String,
+    tensors: usize,
+    parameters: usize,
+    dtypes: Vec<&'static str>,
+    bytes: usize,
+}
+
+impl Inspect {
+    pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
+        match &self.path {
+            Some(path) if path.is_file() => tensors(path, terminal),
+            path => model(path.as_deref(), terminal),
+        }
+    }
+}
+
+fn model(path: Option<&Path>, terminal: &Terminal) -> Result<(), Fault> {
+    let folder = open::folder(path)?;
+    let report = Report {
+        path: folder.files().path().to_owned(),
+        family: folder.family().name,
+        pipeline: folder.index().class_name.clone(),
+        conditioning: match folder.conditioning() {
+            Conditioning::Text => "words".into(),
+            Conditioning::Class { count } => format!("one of {count} classes"),
+            Conditioning::None => "nothing".into(),
+        },
+        size: [folder.size()[1], folder.size()[0]],
+        downsampling: folder.downsampling(),
+        latent_channels: folder.unet_config().in_channels,
+        prompt_tokens: folder.tokenizer()?.map(|tokenizer| tokenizer.length() - 2),
+        scheduler: folder.scheduler_config()?,
+        parts: parts(&folder)?,
+    };
+    terminal.result(&report, table(&report))
+}
+
+/// The files a network's weights may lie in, best first.
+const WEIGHTS: &[&str] = &[
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+];
+
+fn parts(folder: &ModelFolder) -> Result<Vec<Part>, Fault> {
+    let mut parts = Vec::new();
+    for (name, class) in &folder.index().parts {
+        let Some(class) = class else { continue };
+        if let Some(weights) = weights(&folder.files().below(name))? {
+            parts.push(Part::new(name, &class.class, &weights));
+        }
+    }
+    Ok(parts)
+}
+
+fn weights(files: &FileSource) -> Result<Option<Weights>, Fault> {
+    let Some(name) = WEIGHTS.iter().find(|name| files.has(name)) else {
+        return Ok(None);
+    };
+    match files.read(name)? {
+        Some(bytes) => Ok(Some(Weights::from_bytes(
+            &files.path().join(name).to_string_lossy(),
+            bytes,
+        )?)),
+        None => Ok(None),
+    }
+}
+
+impl Part {
+    fn new(name: &str, class: &str, weights: &Weights) -> Self {
+        let mut part = Self {
+            name: name.to_owned(),
+            class: class.to_owned(),
+            tensors: weights.len(),
+            parameters: 0,
+            dtypes: Vec::new(),
+            bytes: 0,
+        };
+        for (dtype, shape) in weights.names().filter_map(|name| weights.describe(name)) {
+            let count: usize = shape.iter().product();
+            part.parameters += count;
+            part.bytes += count * dtype.size();
+            if !part.dtypes.contains(&dtype.name()) {
+                part.dtypes.push(dtype.name());
+            }
+        }
+        part
+    }
+}
+
+fn table(report: &Report) -> String {
+    let [width, height] = report.size;
+    let scheduler = |key: &str| {
+        report
+            .scheduler
+            .get(key)
+            .and_then(|value| value.as_str())
+            .unwrap_or("-")
+            .to_owned()
+    };
+    let mut lines = vec![
+        format!(
+            "model         {} ({}, {})",
+            report.path.display(),
+            report.family,
+            report.pipeline
+        ),
+        format!("draws from    {}", report.conditioning),
+        format!(
+            "size          {width}x{height} pixels, {}x down-sampled",
+            report.downsampling
+        ),
+        format!(
+            "latents       {} x {} x {}",
+            report.latent_channels,
+            height / report.downsampling,
+            width / report.downsampling
+        ),
+        format!(
+            "scheduler     {}, predicts {}",
+            scheduler("_class_name"),
+            scheduler("prediction_type")
+        ),
+    ];
+    if let Some(tokens) = report.prompt_tokens {
+        lines.push(format!("prompts       up to {tokens} tokens"));
+    }
+    for part in &report.parts {
+        lines.push(format!(
+            "{:13} {}: {} parameters in {} tensors, {}, {:.1} MB",
+            part.name,
+            part.class,
+            thousands(part.parameters),
+            part.tensors,
+            part.dtypes.join(" and "),
+            part.bytes as f64 / 1e6
+        ));
+    }
+    lines.join("\n")
+}
+
+/// Every tensor of a file, one a line.
+fn tensors(path: &Path, terminal: &Terminal) -> Result<(), Fault> {
+    let weights = Weights::open(path)?;
+    for name in weights.names() {
+        let Some((dtype, shape)) = weights.describe(name) else {
+            continue;
+        };
+        let line = serde_json::json!({ "name": name, "dtype": dtype.name(), "shape": shape });
+        terminal.result(&line, format_args!("{:5} {name} {shape:?}", dtype.name()))?;
+    }
+    let part = Part::new("", "", &weights);
+    terminal.note(format_args!(
+        "{} parameters in {} tensors",
+        thousands(part.parameters),
+        part.tensors
+    ));
+    Ok(())
+}

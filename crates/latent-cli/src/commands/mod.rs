@@ -1,0 +1,18 @@
+//! One file a command.
+
+pub(crate) mod about;
+pub(crate) mod bench;
+pub(crate) mod completions;
+pub(crate) mod data;
+pub(crate) mod decode;
+pub(crate) mod devices;
+pub(crate) mod encode;
+pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod open;
+pub(crate) mod prompt;
+pub(crate) mod reconstruct;
+pub(crate) mod samplers;
+pub(crate) mod train;

@@ -1,0 +1,85 @@
+//! Opens the model that the flags name.
+
+use std::path::Path;
+
+use latent::models::{ClipTokenizer, ModelFolder};
+use latent::{Pipeline, Precision};
+
+use crate::args::{Compute, Model, PrecisionFlag};
+use crate::fault::Fault;
+use crate::terminal::Terminal;
+
+/// The pipeline of `--model`, `--device` and `--precision`; says which device was taken where that was left open.
+///
+/// # Errors
+/// When the model or the device cannot be opened.
+pub(crate) fn pipeline(model: &Model, terminal: &Terminal) -> Result<Pipeline, Fault> {
+    let spinner = terminal.spinner("opening the model");
+    let builder = builder(&model.compute);
+    let opened = match &model.model {
+        Some(folder) => builder.open(folder),
+        None => builder.builtin(),
+    };
+    spinner.finish_and_clear();
+    let pipeline = opened?;
+    if model.compute.device == "auto" {
+        terminal.note(format_args!("device: {}", pipeline.device_name()));
+    }
+    Ok(pipeline)
+}
+
+fn builder(compute: &Compute) -> latent::Builder {
+    let builder = Pipeline::builder().device(&compute.device);
+    match precision(compute.precision) {
+        Some(precision) => builder.precision(precision),
+        None => builder,
+    }
+}
+
+/// `None` leaves the choice to the hardware.
+pub(crate) fn precision(flag: PrecisionFlag) -> Option<Precision> {
+    match flag {
+        PrecisionFlag::Auto => None,
+        PrecisionFlag::F32 => Some(Precision::F32),
+        PrecisionFlag::Bf16 => Some(Precision::Bf16),
+    }
+}
+
+/// The model folder at `path`, or the built-in model.
+///
+/// # Errors
+/// When there is none, or it is broken.
+pub(crate) fn folder(path: Option<&Path>) -> Result<ModelFolder, Fault> {
+    match path {
+        Some(path) => Ok(ModelFolder::open(path)?),
+        None => Ok(latent::builtin_folder()?),
+    }
+}
+
+/// The tokenizer of `--model`, without opening its networks.
+///
+/// # Errors
+/// When the model cannot be opened or reads no words.
+pub(crate) fn tokenizer(model: &Model) -> Result<ClipTokenizer, Fault> {
+    let folder = folder(model.model.as_deref())?;
+    folder.tokenizer()?.ok_or_else(|| {
+        let what = format!("`{}` reads no words", folder.files().path().display());
+        Fault::input(what).hint("name a model with a text encoder with `--model DIR`")
+    })
+}
+
+/// Device and precision of the flags, for networks outside a pipeline, and the device's name.
+///
+/// # Errors
+/// When the device cannot be had.
+pub(crate) fn compute(flags: &Compute) -> Result<(latent::Compute, String), Fault> {
+    let selected = latent_nn::select_device(&flags.device)?;
+    let precision = precision(flags.precision).unwrap_or_else(|| selected.best_precision());
+    Ok((
+        latent::Compute {
+            device: selected.device,
+            precision,
+        },
+        selected.name,
+    ))
+}

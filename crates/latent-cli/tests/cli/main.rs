@@ -1,0 +1,8 @@
+//! The command as a user runs it: every test starts the built program.
+
+mod encode;
+mod generate;
+mod refusals;
+mod support;
+mod tables;
+mod train;
