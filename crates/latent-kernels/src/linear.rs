@@ -7,14 +7,14 @@ use rayon::prelude::*;
 use crate::conv::ConvShape;
 use crate::conv::weight::weight_gradient;
 use crate::isa::Precision;
-use crate::product::pack::{fill_panel, fill_panel_of_columns, fill_row, grow, units};
+use crate::product::pack::{fill_panel, fill_panel_of_columns, fill_row, units};
 use crate::product::{PANEL, Panels, Part, Product, Row};
-use crate::shared::{Output, with_scratch};
+use crate::shared::{Output, Units, with_scratch};
 
 /// A weight `[n, k]`, packed for [`linear`].
 #[derive(Clone, Debug)]
 pub struct PackedMatrix {
-    data: Vec<u32>,
+    data: Units,
     n: usize,
     k: usize,
     precision: Precision,
@@ -59,7 +59,7 @@ impl PackedMatrix {
         fill: impl Fn(usize, &mut [u32]) + Sync,
     ) -> Self {
         let depth = units(k, precision);
-        let mut data = vec![0; Panels::group(n, depth)];
+        let mut data = Units::zeros(Panels::group(n, depth));
         data.par_chunks_mut((PANEL * depth).max(1))
             .enumerate()
             .for_each(|(i, panel)| fill(i * PANEL, panel));
@@ -82,6 +82,10 @@ impl PackedMatrix {
 
 /// Most units of packed rows in a task, so that they and a panel fit the second-level cache.
 pub(crate) const TASK_UNITS: usize = 64 * 1024;
+/// Most units of packed rows in a task: a weight that exceeds the second-level cache is read once a task.
+const MOST_UNITS: usize = 384 * 1024;
+/// Rows of a task are a multiple of this, so that most tiles are full.
+const STEP: usize = 32;
 /// Fewest rows that pay for a task.
 pub(crate) const TASK_ROWS: usize = 96;
 /// Tasks to aim at, a number that does not depend on the threads.
@@ -122,13 +126,13 @@ pub fn linear(
         padded.resize(n.next_multiple_of(crate::product::LANES), 0.0);
         padded
     });
-    let most = (TASK_UNITS / units(k, w.precision).max(1)).max(1);
+    let most = MOST_UNITS / units(k, w.precision).max(1) / STEP * STEP;
+    let most = most.max(STEP);
     let rows = m
         .div_ceil(TASKS)
         .max(TASK_ROWS)
-        .next_multiple_of(48)
-        .min(most)
-        .max(6);
+        .next_multiple_of(STEP)
+        .min(most);
     let columns = if m.div_ceil(rows) < 8 {
         n.div_ceil(8).next_multiple_of(PANEL)
     } else {
@@ -166,7 +170,7 @@ impl Block<'_> {
         let (n, k, precision) = (self.w.n, self.w.k, self.w.precision);
         let depth = units(k, precision);
         with_scratch(|scratch| {
-            grow(&mut scratch.a, self.rows.len() * depth);
+            scratch.a.grow(self.rows.len() * depth);
             let x = &self.x[self.rows.start * k..self.rows.end * k];
             if precision == Precision::F32 || k.is_multiple_of(2) {
                 fill_row(x, &mut scratch.a, precision);

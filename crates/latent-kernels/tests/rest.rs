@@ -211,65 +211,59 @@ fn sums_equal_their_definitions() {
 
 /// Everything computed by every kernel, as bits.
 fn everything(precision: Precision) -> Vec<u32> {
-    let mut all = Vec::new();
-    for s in [
-        ConvShape {
-            n: 5,
-            h: 12,
-            w: 10,
-            ci: 33,
-            co: 70,
-            kh: 3,
-            kw: 3,
-            stride: 1,
-            padding: [1; 4],
-            upsample: false,
-        },
-        ConvShape {
-            n: 3,
-            h: 16,
-            w: 20,
-            ci: 8,
-            co: 16,
-            kh: 3,
-            kw: 3,
-            stride: 1,
-            padding: [1; 4],
-            upsample: true,
-        },
-    ] {
-        let (x, w) = (
-            values(s.n * s.h * s.w * s.ci, 1),
-            values(s.co * s.ci * 9, 2),
-        );
+    let mut all = convolutions(precision);
+    all.extend(linear_layer(precision));
+    all.extend(attentions(precision));
+    all.extend(norms_and_sums());
+    all.iter().flatten().map(|value| value.to_bits()).collect()
+}
+
+/// Results of two convolutions and their gradients.
+fn convolutions(precision: Precision) -> Vec<Vec<f32>> {
+    let shape = |n, h, w, ci, co, upsample| ConvShape {
+        n,
+        h,
+        w,
+        ci,
+        co,
+        kh: 3,
+        kw: 3,
+        stride: 1,
+        padding: [1; 4],
+        upsample,
+    };
+    let shapes = [
+        shape(5, 12, 10, 33, 70, false),
+        shape(3, 16, 20, 8, 16, true),
+    ];
+    let results = shapes.iter().flat_map(|s| {
+        let x = values(s.n * s.h * s.w * s.ci, 1);
+        let w = values(s.co * s.ci * 9, 2);
         let mut y = vec![0.0; s.n * s.out_h() * s.out_w() * s.co];
-        conv2d(
-            &x,
-            &PackedConv::pack(&w, &s, precision),
-            &s,
-            &Epilogue::default(),
-            &mut y,
-        );
+        let packed = PackedConv::pack(&w, s, precision);
+        conv2d(&x, &packed, s, &Epilogue::default(), &mut y);
         let (mut dx, mut dw) = (x.clone(), w.clone());
-        conv2d_backward_input(
-            &y,
-            &PackedConv::pack_for_backward_input(&w, &s, precision),
-            &s,
-            &mut dx,
-        );
-        conv2d_backward_weight(&x, &y, &s, precision, &mut dw);
-        all.extend([y, dx, dw]);
-    }
-    let (x, w) = (values(700 * 90, 3), values(130 * 90, 4));
-    let (mut y, mut dw) = (vec![0.0; 700 * 130], w.clone());
-    linear(
-        &x,
-        &PackedMatrix::pack(&w, 130, 90, precision),
-        None,
-        None,
-        &mut y,
-    );
-    linear_backward_weight(&x, &y, 700, 90, 130, precision, &mut dw);
+        let packed = PackedConv::pack_for_backward_input(&w, s, precision);
+        conv2d_backward_input(&y, &packed, s, &mut dx);
+        conv2d_backward_weight(&x, &y, s, precision, &mut dw);
+        [y, dx, dw]
+    });
+    results.collect()
+}
+
+/// A linear layer's output and its weight's gradient.
+fn linear_layer(precision: Precision) -> [Vec<f32>; 2] {
+    let (m, k, n) = (700, 90, 130);
+    let (x, w) = (values(m * k, 3), values(n * k, 4));
+    let (mut y, mut dw) = (vec![0.0; m * n], w.clone());
+    let packed = PackedMatrix::pack(&w, n, k, precision);
+    linear(&x, &packed, None, None, &mut y);
+    linear_backward_weight(&x, &y, m, k, n, precision, &mut dw);
+    [y, dw]
+}
+
+/// Attention's output and its gradients.
+fn attentions(precision: Precision) -> [Vec<f32>; 4] {
     let s = AttentionShape {
         batch: 2,
         heads: 3,
@@ -289,6 +283,11 @@ fn everything(precision: Precision) -> Vec<u32> {
     attention_backward(
         &q, &k, &v, &out, &q, &sums, &s, precision, &mut dq, &mut dk, &mut dv,
     );
+    [out, dq, dk, dv]
+}
+
+/// A group norm with its gradients, and sums; the f64 as its two halves.
+fn norms_and_sums() -> [Vec<f32>; 6] {
     let s = GroupNormShape {
         n: 3,
         positions: 900,
@@ -298,12 +297,12 @@ fn everything(precision: Precision) -> Vec<u32> {
         silu: true,
     };
     let (x, gamma, beta) = (values(3 * 900 * 40, 8), values(40, 9), values(40, 10));
-    let (mut normal, mut stats, mut dx) = (x.clone(), vec![0.0; 48], x.clone());
+    let (mut y, mut stats, mut dx) = (x.clone(), vec![0.0; 48], x.clone());
     let (mut dgamma, mut dbeta) = (gamma.clone(), beta.clone());
-    group_norm(&x, &gamma, &beta, &s, &mut normal, &mut stats);
+    group_norm(&x, &gamma, &beta, &s, &mut y, &mut stats);
     group_norm_backward(
         &x,
-        &normal,
+        &y,
         &gamma,
         &beta,
         &stats,
@@ -315,10 +314,8 @@ fn everything(precision: Precision) -> Vec<u32> {
     let mut columns = vec![0.0; 40];
     column_sums(&x, 40, &mut columns);
     let squares = sum_of_squares(&x).to_bits();
-    all.extend([y, dw, out, dq, dk, dv, normal, dx, dgamma, dbeta, columns]);
-    let bits = all.iter().flatten().map(|value| value.to_bits());
-    bits.chain([squares as u32, (squares >> 32) as u32])
-        .collect()
+    let halves = [squares as u32, (squares >> 32) as u32].map(f32::from_bits);
+    [y, dx, dgamma, dbeta, columns, halves.to_vec()]
 }
 
 #[test]

@@ -75,64 +75,48 @@ fn convolutions_and_their_gradients_are_torchs() {
         ("conv2d_5x5_p2", 1, [2; 4]),
         ("conv2d_asym_s2", 2, [0, 0, 1, 1]),
     ] {
-        let get = |part: &str| stored(&format!("{name}/{part}"));
-        let (x, w, g) = (get("x").channels_last(), get("w"), get("g").channels_last());
-        let [n, h, width, ci] = x.shape[..] else {
-            panic!("pictures")
-        };
-        let [co, _, kh, kw] = w.shape[..] else {
-            panic!("a weight")
-        };
-        let shape = ConvShape {
-            n,
-            h,
-            w: width,
-            ci,
-            co,
-            kh,
-            kw,
-            stride,
-            padding,
-            upsample: false,
-        };
-        let (x, w, g, bias) = (x.f32(), w.f32(), g.f32(), get("b").f32());
-        let mut y = vec![0.0; g.len()];
-        let epilogue = Epilogue {
-            bias: Some(&bias),
-            ..Epilogue::default()
-        };
-        conv2d(
-            &x,
-            &PackedConv::pack(&w, &shape, Precision::F32),
-            &shape,
-            &epilogue,
-            &mut y,
-        );
-        assert_near(&y, &get("y_f64").channels_last().values, TOLERANCE, name);
-        let (mut dx, mut dw, mut db) = (x.clone(), w.clone(), bias.clone());
-        let packed = PackedConv::pack_for_backward_input(&w, &shape, Precision::F32);
-        conv2d_backward_input(&g, &packed, &shape, &mut dx);
-        conv2d_backward_weight(&x, &g, &shape, Precision::F32, &mut dw);
-        column_sums(&g, co, &mut db);
-        assert_near(
-            &dx,
-            &get("d_x_f64").channels_last().values,
-            TOLERANCE,
-            &format!("{name} dx"),
-        );
-        assert_near(
-            &dw,
-            &get("d_w_f64").values,
-            TOLERANCE,
-            &format!("{name} dw"),
-        );
-        assert_near(
-            &db,
-            &get("d_b_f64").values,
-            TOLERANCE,
-            &format!("{name} db"),
-        );
+        convolution_is_torchs(name, stride, padding);
     }
+}
+
+/// One convolution of the fixture, forward and backward.
+fn convolution_is_torchs(name: &str, stride: usize, padding: [usize; 4]) {
+    let get = |part: &str| stored(&format!("{name}/{part}"));
+    let (x, w, g) = (get("x").channels_last(), get("w"), get("g").channels_last());
+    let (&[n, h, width, ci], &[co, _, kh, kw]) = (&x.shape[..], &w.shape[..]) else {
+        panic!("pictures and a weight")
+    };
+    let shape = ConvShape {
+        n,
+        h,
+        w: width,
+        ci,
+        co,
+        kh,
+        kw,
+        stride,
+        padding,
+        upsample: false,
+    };
+    let (x, w, g, bias) = (x.f32(), w.f32(), g.f32(), get("b").f32());
+    let (mut y, mut dx, mut dw, mut db) = (g.clone(), x.clone(), w.clone(), bias.clone());
+    let epilogue = Epilogue {
+        bias: Some(&bias),
+        ..Epilogue::default()
+    };
+    let packed = PackedConv::pack(&w, &shape, Precision::F32);
+    conv2d(&x, &packed, &shape, &epilogue, &mut y);
+    let packed = PackedConv::pack_for_backward_input(&w, &shape, Precision::F32);
+    conv2d_backward_input(&g, &packed, &shape, &mut dx);
+    conv2d_backward_weight(&x, &g, &shape, Precision::F32, &mut dw);
+    column_sums(&g, co, &mut db);
+    let check = |got: &[f32], expected: &Stored, what: &str| {
+        assert_near(got, &expected.values, TOLERANCE, &format!("{name} {what}"));
+    };
+    check(&y, &get("y_f64").channels_last(), "y");
+    check(&dx, &get("d_x_f64").channels_last(), "dx");
+    check(&dw, &get("d_w_f64"), "dw");
+    check(&db, &get("d_b_f64"), "db");
 }
 
 #[test]
@@ -335,6 +319,112 @@ fn weight_gradient(x: &[f32], dy: &[f32], k: usize, n: usize) -> Vec<f32> {
     dw
 }
 
+/// What a fixture's attention reads: sequences, their projections and the output's gradient.
+struct Attending {
+    name: &'static str,
+    shape: AttentionShape,
+    /// Widths of the queries' sequence and of the keys'.
+    widths: [usize; 2],
+    x: Vec<f32>,
+    /// The keys' sequence; `x` itself where `to_itself`.
+    c: Vec<f32>,
+    to_itself: bool,
+    g: Vec<f32>,
+    /// Weights of queries, keys, values and output.
+    weights: [Vec<f32>; 4],
+}
+
+/// Queries, keys and values, and what attention made of them.
+struct Attended {
+    qkv: [Vec<f32>; 3],
+    mixed: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+impl Attending {
+    fn read(name: &'static str, causal: bool, context: &str) -> Self {
+        let get = |part: &str| stored(&format!("{name}/{part}"));
+        let (x, c) = (get("x"), get(context));
+        let [batch, queries, width] = x.shape[..] else {
+            panic!("sequences")
+        };
+        Self {
+            name,
+            shape: AttentionShape {
+                batch,
+                heads: 3,
+                queries,
+                keys: c.shape[1],
+                head_dim: width / 3,
+                causal,
+            },
+            widths: [width, c.shape[2]],
+            x: x.f32(),
+            c: c.f32(),
+            to_itself: context == "x",
+            g: get("g").f32(),
+            weights: ["wq", "wk", "wv", "wo"].map(|part| get(part).f32()),
+        }
+    }
+
+    fn check(&self, got: &[f32], part: &str) {
+        let (name, expected) = (self.name, stored(&format!("{}/{part}_f64", self.name)));
+        assert_near(got, &expected.values, TOLERANCE, &format!("{name} {part}"));
+    }
+
+    /// Forward, with the output projected and checked.
+    fn forward(&self) -> Attended {
+        let ([width, from], s) = (self.widths, &self.shape);
+        let [wq, wk, wv, wo] = &self.weights;
+        let q = project(&self.x, wq, width);
+        let (k, v) = (project(&self.c, wk, from), project(&self.c, wv, from));
+        let (mut mixed, mut sums) = (q.clone(), vec![0.0; s.batch * s.heads * s.queries]);
+        attention(&q, &k, &v, s, Precision::F32, &mut mixed, Some(&mut sums));
+        let mut y = project(&mixed, wo, width);
+        let bias = stored(&format!("{}/bo", self.name)).f32();
+        for (y, bias) in y.iter_mut().zip(bias.iter().cycle()) {
+            *y += bias;
+        }
+        self.check(&y, "y");
+        Attended {
+            qkv: [q, k, v],
+            mixed,
+            sums,
+        }
+    }
+
+    /// Backward, every gradient checked.
+    fn backward(&self, attended: &Attended) {
+        let ([width, from], s) = (self.widths, &self.shape);
+        let [wq, wk, wv, wo] = &self.weights;
+        let Attended {
+            qkv: [q, k, v],
+            mixed,
+            sums,
+        } = attended;
+        let dmixed = project_back(&self.g, wo, width);
+        let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
+        let f32 = Precision::F32;
+        attention_backward(
+            q, k, v, mixed, &dmixed, sums, s, f32, &mut dq, &mut dk, &mut dv,
+        );
+        self.check(&weight_gradient(mixed, &self.g, width, width), "d_wo");
+        self.check(&weight_gradient(&self.x, &dq, width, width), "d_wq");
+        self.check(&weight_gradient(&self.c, &dk, from, width), "d_wk");
+        self.check(&weight_gradient(&self.c, &dv, from, width), "d_wv");
+        let mut dx = project_back(&dq, wq, width);
+        let (through_k, through_v) = (project_back(&dk, wk, from), project_back(&dv, wv, from));
+        let both = through_k.iter().zip(&through_v);
+        let dc: Vec<f32> = both.map(|(a, b)| a + b).collect();
+        if self.to_itself {
+            dx.iter_mut().zip(&dc).for_each(|(dx, dc)| *dx += dc);
+        } else {
+            self.check(&dc, "d_c");
+        }
+        self.check(&dx, "d_x");
+    }
+}
+
 #[test]
 fn attention_between_its_projections_and_its_gradients_are_torchs() {
     for (name, causal, context) in [
@@ -342,83 +432,8 @@ fn attention_between_its_projections_and_its_gradients_are_torchs() {
         ("mha_causal", true, "x"),
         ("mha_cross", false, "c"),
     ] {
-        let get = |part: &str| stored(&format!("{name}/{part}"));
-        let (x, c, g) = (get("x"), get(context), get("g").f32());
-        let [batch, queries, width] = x.shape[..] else {
-            panic!("sequences")
-        };
-        let (keys, from) = (c.shape[1], c.shape[2]);
-        let (x, c) = (x.f32(), c.f32());
-        let [wq, wk, wv, wo] = ["wq", "wk", "wv", "wo"].map(|part| get(part).f32());
-        let shape = AttentionShape {
-            batch,
-            heads: 3,
-            queries,
-            keys,
-            head_dim: width / 3,
-            causal,
-        };
-        let (q, k, v) = (
-            project(&x, &wq, width),
-            project(&c, &wk, from),
-            project(&c, &wv, from),
-        );
-        let (mut mixed, mut sums) = (q.clone(), vec![0.0; batch * 3 * queries]);
-        attention(
-            &q,
-            &k,
-            &v,
-            &shape,
-            Precision::F32,
-            &mut mixed,
-            Some(&mut sums),
-        );
-        let mut y = project(&mixed, &wo, width);
-        for (y, bias) in y.iter_mut().zip(get("bo").f32().iter().cycle()) {
-            *y += bias;
-        }
-        assert_near(&y, &get("y_f64").values, TOLERANCE, name);
-
-        let dmixed = project_back(&g, &wo, width);
-        let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
-        attention_backward(
-            &q,
-            &k,
-            &v,
-            &mixed,
-            &dmixed,
-            &sums,
-            &shape,
-            Precision::F32,
-            &mut dq,
-            &mut dk,
-            &mut dv,
-        );
-        let check = |got: &[f32], part: &str| {
-            assert_near(
-                got,
-                &get(&format!("d_{part}_f64")).values,
-                TOLERANCE,
-                &format!("{name} {part}"),
-            );
-        };
-        check(&weight_gradient(&mixed, &g, width, width), "wo");
-        check(&weight_gradient(&x, &dq, width, width), "wq");
-        check(&weight_gradient(&c, &dk, from, width), "wk");
-        check(&weight_gradient(&c, &dv, from, width), "wv");
-        let mut dx = project_back(&dq, &wq, width);
-        let (through_k, through_v) = (project_back(&dk, &wk, from), project_back(&dv, &wv, from));
-        let dc: Vec<f32> = through_k
-            .iter()
-            .zip(&through_v)
-            .map(|(a, b)| a + b)
-            .collect();
-        if context == "x" {
-            dx.iter_mut().zip(&dc).for_each(|(dx, dc)| *dx += dc);
-        } else {
-            check(&dc, "c");
-        }
-        check(&dx, "x");
+        let case = Attending::read(name, causal, context);
+        case.backward(&case.forward());
     }
 }
 

@@ -99,7 +99,10 @@ impl Counts {
     pub(crate) fn check(&self, key: &str, levels: usize) -> Result<(), Fault> {
         if let Self::Each(counts) = self {
             need(counts.len() == levels, key, || {
-                format!("has {} numbers, and there are {levels} levels", counts.len())
+                format!(
+                    "has {} numbers, and there are {levels} levels",
+                    counts.len()
+                )
             })?;
         }
         (0..levels).try_for_each(|level| need_sizes(&[(key, self.at(level))]))
@@ -152,7 +155,10 @@ pub(crate) fn to_json<T: ModelConfig>(config: &T) -> Value {
         all.insert((*key).into(), (*class).into());
     }
     for (key, value) in T::WRITTEN {
-        all.insert((*key).into(), serde_json::from_str(value).unwrap_or_default());
+        all.insert(
+            (*key).into(),
+            serde_json::from_str(value).unwrap_or_default(),
+        );
     }
     // A struct of numbers, strings and lists always becomes an object.
     if let Ok(Value::Object(own)) = serde_json::to_value(config) {

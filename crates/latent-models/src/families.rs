@@ -28,7 +28,12 @@ const STABLE_DIFFUSION_PARTS: &[(&str, &[&str])] = &[
     ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
 ];
 /// Of the scheduler, every class is read by whoever samples.
-const WITHOUT_MEANING: &[&str] = &["scheduler", "safety_checker", "feature_extractor", "image_encoder"];
+const WITHOUT_MEANING: &[&str] = &[
+    "scheduler",
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+];
 
 /// Every family. A new one is a row here, and its architecture in a folder of its own.
 pub const FAMILIES: &[Family] = &[
@@ -62,7 +67,10 @@ impl Family {
     pub(crate) fn stranger<'a>(&self, index: &'a ModelIndex) -> Option<(&'a str, &'a str)> {
         let known = |name: &str, class: &str| {
             self.ignored_parts.contains(&name)
-                || self.parts.iter().any(|(part, classes)| *part == name && classes.contains(&class))
+                || self
+                    .parts
+                    .iter()
+                    .any(|(part, classes)| *part == name && classes.contains(&class))
         };
         index.parts.iter().find_map(|(name, class)| {
             let class = class.as_ref()?.class.as_str();

@@ -117,7 +117,13 @@ mod tests {
     #[test]
     fn a_file_that_must_be_there_is_named_with_its_folder() {
         let files = FileSource::memory(FILES, "built-in");
-        let message = files.need("vocab.json", "vocabulary").unwrap_err().to_string();
-        assert_eq!(message, "`built-in` holds no vocabulary; looked for `vocab.json`");
+        let message = files
+            .need("vocab.json", "vocabulary")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            message,
+            "`built-in` holds no vocabulary; looked for `vocab.json`"
+        );
     }
 }

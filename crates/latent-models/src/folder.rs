@@ -64,7 +64,10 @@ impl ModelFolder {
     /// As [`ModelFolder::open`].
     pub fn from_source(files: FileSource) -> Result<Self> {
         let path = files.path().join("model_index.json");
-        let index = ModelIndex::parse(&files.need("model_index.json", "model in diffusers' layout")?, &path)?;
+        let index = ModelIndex::parse(
+            &files.need("model_index.json", "model in diffusers' layout")?,
+            &path,
+        )?;
         let fault = |key: &str, reason: String| ModelError::Config {
             place: format!("`{}`", path.display()),
             key: key.into(),
@@ -75,17 +78,27 @@ impl ModelFolder {
                 return Err(fault(part, "is missing; a model needs it to draw".into()));
             }
         }
-        let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.pipelines).copied().collect();
+        let known: Vec<&str> = FAMILIES
+            .iter()
+            .flat_map(|family| family.pipelines)
+            .copied()
+            .collect();
         if !known.contains(&index.class_name.as_str()) {
             let reason = format!("is `{}`; Latent opens {}", index.class_name, quoted(&known));
             return Err(fault("_class_name", reason));
         }
         let unet: UNet2dConditionConfig = config::read(&files.below("unet"))?;
         let Some(family) = Family::of(&index, &unet) else {
-            return Err(fault("_class_name", "names a pipeline whose U-Net is of no family Latent knows".into()));
+            return Err(fault(
+                "_class_name",
+                "names a pipeline whose U-Net is of no family Latent knows".into(),
+            ));
         };
         if let Some((part, class)) = family.stranger(&index) {
-            let reason = format!("is a `{class}`, for which the family `{}` has no place", family.name);
+            let reason = format!(
+                "is a `{class}`, for which the family `{}` has no place",
+                family.name
+            );
             return Err(fault(part, reason));
         }
         let text_encoder = match index.part("text_encoder") {
@@ -113,13 +126,15 @@ impl ModelFolder {
         };
         let (channels, latents) = (self.unet.in_channels, self.autoencoder.latent_channels());
         if channels != latents {
-            let reason = format!("is {channels}, and the latents of `vae/` have {latents} channels");
+            let reason =
+                format!("is {channels}, and the latents of `vae/` have {latents} channels");
             return Err(fault("in_channels", reason));
         }
         if let Some(text) = &self.text_encoder {
             let (width, hidden) = (self.unet.cross_attention_dim, text.hidden_size);
             if width != hidden {
-                let reason = format!("is {width}, and the states of `text_encoder/` have width {hidden}");
+                let reason =
+                    format!("is {width}, and the states of `text_encoder/` have width {hidden}");
                 return Err(fault("cross_attention_dim", reason));
             }
         }
@@ -192,7 +207,10 @@ impl ModelFolder {
     /// [`ModelError`]: a tensor is missing or does not fit.
     pub fn text_encoder(&self, compute: &Compute) -> Result<Option<ClipTextModel>> {
         match self.text_encoder {
-            Some(_) => Ok(Some(ClipTextModel::open(&self.files.below("text_encoder"), compute)?)),
+            Some(_) => Ok(Some(ClipTextModel::open(
+                &self.files.below("text_encoder"),
+                compute,
+            )?)),
             None => Ok(None),
         }
     }
@@ -229,7 +247,10 @@ impl ModelFolder {
     pub fn scheduler_config(&self) -> Result<Value> {
         let files = self.files.below("scheduler");
         let bytes = files.need("scheduler_config.json", "scheduler config")?;
-        Ok(parse_json(&bytes, &files.path().join("scheduler_config.json"))?)
+        Ok(parse_json(
+            &bytes,
+            &files.path().join("scheduler_config.json"),
+        )?)
     }
 }
 

@@ -31,7 +31,11 @@ pub(crate) struct ResBlockOptions {
 impl ResBlock {
     /// `channels` in and out.
     pub(crate) fn new([ci, co]: [usize; 2], options: ResBlockOptions, init: &mut Init) -> Self {
-        let ResBlockOptions { groups, eps, time_width } = options;
+        let ResBlockOptions {
+            groups,
+            eps,
+            time_width,
+        } = options;
         Self {
             norm1: GroupNorm::new(groups, ci, eps, init),
             conv1: Conv2d::new([ci, co], 3, init),

@@ -70,7 +70,11 @@ const NEEDLESS: &[&str] = &["position_ids"];
 
 /// The name that files we write give the parameter at `path`.
 fn written_name(path: &str) -> String {
-    RENAMED.iter().fold(path.to_owned(), |name, (ours, theirs)| name.replace(ours, theirs))
+    RENAMED
+        .iter()
+        .fold(path.to_owned(), |name, (ours, theirs)| {
+            name.replace(ours, theirs)
+        })
 }
 
 /// The names that a file may give the parameter at `path`, commonest first.
@@ -104,7 +108,10 @@ fn fits(found: &[usize], needed: &[usize]) -> bool {
 /// [`ModelError::Format`] if the file has no such tensor, or has it in another shape.
 pub fn read_parameter(weights: &Weights, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let names = spellings(path);
-    let name = names.iter().find(|name| weights.contains(name)).unwrap_or(&names[0]);
+    let name = names
+        .iter()
+        .find(|name| weights.contains(name))
+        .unwrap_or(&names[0]);
     match weights.describe(name) {
         Some((_, found)) if fits(found, shape) => Ok(weights.read_f32(name)?),
         _ => Ok(weights.read_f32_shaped(name, shape)?),
@@ -136,7 +143,10 @@ fn check_names(parameters: &[Named], weights: &Weights) -> Result<()> {
     let mut used = BTreeSet::new();
     let mut missing = Vec::new();
     for parameter in parameters {
-        match spellings(&parameter.path).into_iter().find(|name| weights.contains(name)) {
+        match spellings(&parameter.path)
+            .into_iter()
+            .find(|name| weights.contains(name))
+        {
             Some(name) => drop(used.insert(name)),
             None => missing.push(parameter),
         }
@@ -192,11 +202,16 @@ pub(crate) fn save<M: Module, C: ModelConfig>(
         source,
     })?;
     writer.write(&folder.join(names.written))?;
-    Ok(write_json(&folder.join("config.json"), &config::to_json(config))?)
+    Ok(write_json(
+        &folder.join("config.json"),
+        &config::to_json(config),
+    )?)
 }
 
 fn written_shape(name: &str, shape: &[usize], layout: Layout) -> Vec<usize> {
-    let projection = [".proj_in.weight", ".proj_out.weight"].iter().any(|end| name.ends_with(end));
+    let projection = [".proj_in.weight", ".proj_out.weight"]
+        .iter()
+        .any(|end| name.ends_with(end));
     match shape {
         [out, width, 1, 1] if projection && layout.linear_projections => vec![*out, *width],
         _ => shape.to_vec(),

@@ -15,7 +15,8 @@ const STABLE_DIFFUSION: [&str; 2] = ["sd1-tiny", "sd2-tiny"];
 fn text_states_meet_transformers() {
     for model in STABLE_DIFFUSION {
         let expected = Expected::open(model);
-        let encoder = ClipTextModel::load(&fixture(model).join("text_encoder"), &compute()).unwrap();
+        let encoder =
+            ClipTextModel::load(&fixture(model).join("text_encoder"), &compute()).unwrap();
         let ids = compute().ids(&expected.integers("text/ids"), [4, 77]);
         let states = encoder.forward(ids.clone());
         expected.check("text/last", states.last);
@@ -32,11 +33,20 @@ fn a_skipped_layer_leaves_the_penultimate_states_normalised() {
     let ids = compute().ids(&expected.integers("text/ids"), [4, 77]);
     let (skipped, _) = latent_nn::to_host(encoder.forward_skip(ids, 1));
     // The norm's definition, with the file's weights, on transformers' penultimate states.
-    let weights = latent_formats::Weights::open(&fixture("sd1-tiny/text_encoder/model.safetensors")).unwrap();
-    let gamma = weights.read_f32("text_model.final_layer_norm.weight").unwrap();
-    let beta = weights.read_f32("text_model.final_layer_norm.bias").unwrap();
+    let weights =
+        latent_formats::Weights::open(&fixture("sd1-tiny/text_encoder/model.safetensors")).unwrap();
+    let gamma = weights
+        .read_f32("text_model.final_layer_norm.weight")
+        .unwrap();
+    let beta = weights
+        .read_f32("text_model.final_layer_norm.bias")
+        .unwrap();
     let mut normed = Vec::new();
-    for row in expected.values("text/penultimate").0.chunks_exact(gamma.len()) {
+    for row in expected
+        .values("text/penultimate")
+        .0
+        .chunks_exact(gamma.len())
+    {
         let mean = row.iter().sum::<f32>() / row.len() as f32;
         let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / row.len() as f32;
         let values = row.iter().zip(gamma.iter().zip(&beta));
@@ -60,7 +70,11 @@ fn the_unet_and_each_of_its_levels_meet_diffusers() {
             seen.push(name.to_owned());
         });
         expected.check("unet/out", out);
-        assert_eq!(seen.len(), 8, "conv_in, three levels down, the middle, three up: {seen:?}");
+        assert_eq!(
+            seen.len(),
+            8,
+            "conv_in, three levels down, the middle, three up: {seen:?}"
+        );
     }
 }
 
@@ -70,7 +84,11 @@ fn a_unet_told_classes_meets_diffusers_at_odd_sizes() {
     let unet = UNet2dCondition::load(&fixture("class-tiny/unet"), &compute()).unwrap();
     let labels = compute().ids(&expected.integers("labels"), [2, 1]);
     let timesteps = expected.values("timestep").0;
-    let out = unet.forward(expected.tensor("sample"), &timesteps, UNetCondition::Class(labels));
+    let out = unet.forward(
+        expected.tensor("sample"),
+        &timesteps,
+        UNetCondition::Class(labels),
+    );
     expected.check("out", out);
 }
 
@@ -79,7 +97,10 @@ fn a_unet_told_nothing_meets_diffusers_at_odd_sizes() {
     let expected = Expected::open("unconditional-tiny");
     let unet = UNet2dCondition::load(&fixture("unconditional-tiny/unet"), &compute()).unwrap();
     let timesteps = expected.values("timestep").0;
-    expected.check("out", unet.forward(expected.tensor("sample"), &timesteps, UNetCondition::None));
+    expected.check(
+        "out",
+        unet.forward(expected.tensor("sample"), &timesteps, UNetCondition::None),
+    );
 }
 
 /// The fixtures' picture as `[-1, 1]`.
@@ -93,10 +114,14 @@ fn encoding_meets_diffusers() {
         let expected = Expected::open(model);
         let autoencoder = AutoencoderKl::load(&fixture(model).join("vae"), &compute()).unwrap();
         let moments = autoencoder.encode(picture(&expected));
-        expected.check("vae/moments", Tensor::cat(vec![moments.mean.clone(), moments.logvar.clone()], 1));
+        expected.check(
+            "vae/moments",
+            Tensor::cat(vec![moments.mean.clone(), moments.logvar.clone()], 1),
+        );
         expected.check("vae/std", moments.std());
         // The noise that diffusers drew, from its own sample.
-        let noise = (expected.tensor::<4>("vae/sample") - expected.tensor("vae/mean")) / expected.tensor("vae/std");
+        let noise = (expected.tensor::<4>("vae/sample") - expected.tensor("vae/mean"))
+            / expected.tensor("vae/std");
         expected.check("vae/sample", moments.sample(noise));
         expected.check("vae/mean", moments.mean);
     }
@@ -107,7 +132,10 @@ fn decoding_meets_diffusers_at_even_and_odd_sizes() {
     for model in STABLE_DIFFUSION {
         let expected = Expected::open(model);
         let autoencoder = Autoencoder::load(&fixture(model).join("vae"), &compute()).unwrap();
-        assert_eq!((autoencoder.downsampling(), autoencoder.latent_channels()), (8, 4));
+        assert_eq!(
+            (autoencoder.downsampling(), autoencoder.latent_channels()),
+            (8, 4)
+        );
         for size in ["", "_odd"] {
             let latents = expected.tensor(&format!("vae/latents{size}"));
             expected.check(&format!("vae/decoded{size}"), autoencoder.decode(latents));

@@ -39,7 +39,11 @@ fn every_text_has_the_ids_of_clips_own_vocabulary() {
 #[test]
 fn the_tokenizers_of_model_folders_pad_as_their_files_say() {
     for model in ["sd1-tiny", "sd2-tiny"] {
-        let tokenizer = ModelFolder::open(&fixture(model)).unwrap().tokenizer().unwrap().unwrap();
+        let tokenizer = ModelFolder::open(&fixture(model))
+            .unwrap()
+            .tokenizer()
+            .unwrap()
+            .unwrap();
         let Texts { texts, ids } = json(&format!("{model}/texts.json"));
         for (text, ids) in texts.iter().zip(ids) {
             assert_eq!(tokenizer.encode(text).ids, ids, "{model}: {text:?}");
@@ -54,19 +58,31 @@ fn special_tokens_in_a_text_count_as_such() {
     let sd1 = tokenizer("sd1-tiny").encode("x <|endoftext|> y<|startoftext|>z");
     assert_eq!(sd1.ids, [712, 343, 713, 344, 712, 345, 713, 713]);
     // `!` pads in Stable Diffusion 2, so it is special there, and only there.
-    assert_eq!(tokenizer("sd2-tiny").encode("a!b ! c").ids, [712, 320, 0, 321, 0, 322, 713, 0]);
-    assert_eq!(tokenizer("sd1-tiny").encode("a!b ! c").ids, [712, 320, 256, 321, 256, 322, 713, 713]);
+    assert_eq!(
+        tokenizer("sd2-tiny").encode("a!b ! c").ids,
+        [712, 320, 0, 321, 0, 322, 713, 0]
+    );
+    assert_eq!(
+        tokenizer("sd1-tiny").encode("a!b ! c").ids,
+        [712, 320, 256, 321, 256, 322, 713, 713]
+    );
 }
 
 #[test]
 fn what_does_not_fit_is_told() {
     let tokenizer = ClipTokenizer::open(&fixture("tokenizer/clip"), 7).unwrap();
     let found = tokenizer.encode("a photo of a  cat ON a mat");
-    assert_eq!(found.pieces, ["a</w>", "photo</w>", "of</w>", "a</w>", "cat</w>"]);
+    assert_eq!(
+        found.pieces,
+        ["a</w>", "photo</w>", "of</w>", "a</w>", "cat</w>"]
+    );
     assert_eq!(found.cut.as_deref(), Some("ON a mat"));
     assert_eq!(tokenizer.encode("a cat").cut, None);
     // A letter of three bytes is not torn apart.
-    assert_eq!(tokenizer.encode("a b c d 한국").cut.as_deref(), Some("한국"));
+    assert_eq!(
+        tokenizer.encode("a b c d 한국").cut.as_deref(),
+        Some("한국")
+    );
 }
 
 const CAPTIONS: [&str; 6] = [
@@ -97,11 +113,21 @@ fn training_depends_on_the_captions_alone_and_not_on_their_order() {
     reversed.reverse();
     let folders = [CAPTIONS, reversed].map(|captions| {
         let folder = tempfile::tempdir().unwrap();
-        train_tokenizer(captions, 560, 32).unwrap().save(folder.path()).unwrap();
+        train_tokenizer(captions, 560, 32)
+            .unwrap()
+            .save(folder.path())
+            .unwrap();
         folder
     });
-    for file in ["vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"] {
-        let [first, second] = folders.each_ref().map(|folder| std::fs::read(folder.path().join(file)).unwrap());
+    for file in [
+        "vocab.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+    ] {
+        let [first, second] = folders
+            .each_ref()
+            .map(|folder| std::fs::read(folder.path().join(file)).unwrap());
         assert_eq!(first, second, "{file}");
     }
 }
@@ -115,17 +141,26 @@ fn a_saved_tokenizer_opens_again_with_the_same_ids() {
     for text in CAPTIONS.iter().chain(&["unseen words ¿?", "한글", ""]) {
         assert_eq!(tokenizer.encode(text), again.encode(text));
     }
-    assert_eq!((again.bos(), again.eos()), (again.vocab_size() as u32 - 2, again.vocab_size() as u32 - 1));
+    assert_eq!(
+        (again.bos(), again.eos()),
+        (again.vocab_size() as u32 - 2, again.vocab_size() as u32 - 1)
+    );
 }
 
 #[test]
 fn the_vocabulary_has_clips_order() {
     let folder = tempfile::tempdir().unwrap();
-    train_tokenizer(CAPTIONS, 560, 32).unwrap().save(folder.path()).unwrap();
+    train_tokenizer(CAPTIONS, 560, 32)
+        .unwrap()
+        .save(folder.path())
+        .unwrap();
     let read = |path: std::path::PathBuf| -> serde_json::Map<String, serde_json::Value> {
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     };
-    let (ours, clip) = (read(folder.path().join("vocab.json")), read(fixture("tokenizer/clip/vocab.json")));
+    let (ours, clip) = (
+        read(folder.path().join("vocab.json")),
+        read(fixture("tokenizer/clip/vocab.json")),
+    );
     for (piece, id) in clip.iter().filter(|(_, id)| id.as_u64() < Some(512)) {
         assert_eq!(ours.get(piece), Some(id), "{piece}");
     }
@@ -134,7 +169,10 @@ fn the_vocabulary_has_clips_order() {
 #[test]
 fn a_vocabulary_without_room_for_all_bytes_is_refused() {
     let message = train_tokenizer(CAPTIONS, 513, 32).unwrap_err().to_string();
-    assert!(message.contains("513") && message.contains("514"), "{message}");
+    assert!(
+        message.contains("513") && message.contains("514"),
+        "{message}"
+    );
     let message = train_tokenizer([" "], 514, 32).unwrap_err().to_string();
     assert!(message.contains("no word"), "{message}");
 }

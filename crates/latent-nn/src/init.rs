@@ -141,7 +141,10 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_weights_on_any_number_of_threads() {
         let draw = || to_host(init(3).uniform([37, 1001], 0.5).val()).0;
-        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let alone = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .unwrap();
         assert_eq!(alone.install(draw), draw());
         let other = to_host(init(4).uniform([37, 1001], 0.5).val()).0;
         assert_ne!(draw(), other);
@@ -158,7 +161,11 @@ mod tests {
     fn normal_weights_have_the_moments_of_a_normal_distribution() {
         let values = to_host(init(1).normal([1 << 16], 2.0).val()).0;
         let mean = |power: i32| {
-            values.iter().map(|&x| f64::from(x / 2.0).powi(power)).sum::<f64>() / values.len() as f64
+            values
+                .iter()
+                .map(|&x| f64::from(x / 2.0).powi(power))
+                .sum::<f64>()
+                / values.len() as f64
         };
         // Standard errors of the moments at n = 65,536: 0.004, 0.0055, 0.038; four of them allowed.
         assert!(mean(1).abs() < 0.016, "mean {}", mean(1));

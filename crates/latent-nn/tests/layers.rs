@@ -82,7 +82,11 @@ fn attended(leaves: &[Leaf; 5], x: Tensor<3>, context: Tensor<3>, causal: bool) 
         causal,
         ..AttentionOptions::new(3, Precision::F32)
     };
-    let (q, k, v) = (project(&x, wq), project(&context, wk), project(&context, wv));
+    let (q, k, v) = (
+        project(&x, wq),
+        project(&context, wk),
+        project(&context, wv),
+    );
     let y = ops::attention(q, k, v, options);
     ops::linear(y, wo.tensor(), Some(bo.tensor()), None, plain)
 }
@@ -90,14 +94,25 @@ fn attended(leaves: &[Leaf; 5], x: Tensor<3>, context: Tensor<3>, causal: bool) 
 #[test]
 fn self_cross_and_causal_attention_meet_torch() {
     let fixture = Fixture::open();
-    for (case, causal) in [("mha_self", false), ("mha_cross", false), ("mha_causal", true)] {
+    for (case, causal) in [
+        ("mha_self", false),
+        ("mha_cross", false),
+        ("mha_causal", true),
+    ] {
         let leaves = ["wq", "wk", "wv", "wo", "bo"].map(|name| fixture.leaf(case, name));
         let x = fixture.leaf(case, "x");
         let context = (case == "mha_cross").then(|| fixture.leaf(case, "c"));
         let attended_to = context.as_ref().unwrap_or(&x).tensor();
         let y = attended(&leaves, x.tensor(), attended_to, causal);
         let [wq, wk, wv, wo, bo] = &leaves;
-        let mut wanted = vec![("x", &x), ("wq", wq), ("wk", wk), ("wv", wv), ("wo", wo), ("bo", bo)];
+        let mut wanted = vec![
+            ("x", &x),
+            ("wq", wq),
+            ("wk", wk),
+            ("wv", wv),
+            ("wo", wo),
+            ("bo", bo),
+        ];
         wanted.extend(context.as_ref().map(|context| ("c", context)));
         fixture.check(case, y, &wanted);
     }
@@ -129,7 +144,10 @@ fn activations_meet_torch() {
 #[test]
 fn nearest_upsampling_meets_torch_by_two_and_to_odd_sizes() {
     let fixture = Fixture::open();
-    for (case, size) in [("upsample_nearest2x", [10, 6]), ("upsample_nearest_to", [9, 11])] {
+    for (case, size) in [
+        ("upsample_nearest2x", [10, 6]),
+        ("upsample_nearest_to", [9, 11]),
+    ] {
         let x = fixture.leaf(case, "x");
         let y = ops::upsample_nearest(ops::to_nhwc(x.tensor()), size);
         fixture.check(case, ops::to_nchw(y), &[("x", &x)]);
@@ -141,7 +159,10 @@ fn an_upsampling_convolution_equals_upsampling_and_then_convolving() {
     let fixture = Fixture::open();
     let [x, w] = ["x", "w"].map(|name| fixture.leaf("conv2d_3x3", name));
     let plain = options(1, [1; 4]);
-    let folded = ConvOptions { upsample: true, ..plain };
+    let folded = ConvOptions {
+        upsample: true,
+        ..plain
+    };
     let input = || ops::to_nhwc(x.tensor());
     let [_, h, w_, _] = input().dims();
     let bigger = ops::upsample_nearest(input(), [2 * h, 2 * w_]);
@@ -155,12 +176,19 @@ fn epilogues_equal_adding_afterwards() {
     let fixture = Fixture::open();
     let [x, w, b] = ["x", "w", "b"].map(|name| fixture.leaf("conv2d_3x3", name));
     let residual = fixture.leaf("conv2d_3x3", "g");
-    let shift = Leaf::of(&fixture, (0..10).map(|i| i as f32 * 0.3 - 1.0).collect(), &[2, 5]);
+    let shift = Leaf::of(
+        &fixture,
+        (0..10).map(|i| i as f32 * 0.3 - 1.0).collect(),
+        &[2, 5],
+    );
     let input = || ops::to_nhwc(x.tensor());
     let other = || ops::to_nhwc(residual.tensor());
     let plain = options(1, [1; 4]);
     let bare = ops::conv2d(input(), w.tensor(), ConvArguments::default(), plain);
-    let apart = bare + b.tensor::<1>().reshape([1, 1, 1, 5]) + shift.tensor::<2>().reshape([2, 1, 1, 5]) + other();
+    let apart = bare
+        + b.tensor::<1>().reshape([1, 1, 1, 5])
+        + shift.tensor::<2>().reshape([2, 1, 1, 5])
+        + other();
     let added = ConvArguments {
         bias: Some(b.tensor()),
         per_channel: Some(shift.tensor()),
@@ -173,7 +201,10 @@ fn epilogues_equal_adding_afterwards() {
 #[test]
 fn concatenation_equals_burns_own_with_gradients() {
     let fixture = Fixture::open();
-    let [a, b] = [fixture.leaf("conv2d_3x3", "x"), fixture.leaf("conv2d_3x3", "g")];
+    let [a, b] = [
+        fixture.leaf("conv2d_3x3", "x"),
+        fixture.leaf("conv2d_3x3", "g"),
+    ];
     let parts = || (ops::to_nhwc(a.tensor()), ops::to_nhwc(b.tensor()));
     let (first, second) = parts();
     let apart = Tensor::cat(vec![first, second], 3);
@@ -187,7 +218,11 @@ fn embedding_meets_torch() {
     let compute = Compute::cpu(Precision::F32).autodiff();
     let table = Embedding::new([9, 5], &mut Init::empty(&compute));
     let table = fixture.loaded(table, "embedding", &[("weight", "w")]);
-    let ids: Vec<u32> = fixture.integers("embedding/ids").iter().map(|&id| id as u32).collect();
+    let ids: Vec<u32> = fixture
+        .integers("embedding/ids")
+        .iter()
+        .map(|&id| id as u32)
+        .collect();
     let y = table.forward(compute.ids(&ids, [2, 3]));
     fixture.check_close("embedding/y_f64", &to_host(y.clone()).0);
     let upstream = fixture.leaf("embedding", "g").tensor::<3>().detach();
@@ -208,11 +243,17 @@ fn layers_read_their_weights_by_the_files_names() {
     let x = fixture.leaf("linear", "x").tensor::<3>().without_autodiff();
     fixture.check_close("linear/y_f64", &to_host(linear.forward(x)).0);
     let norm = fixture.loaded(GroupNorm::new(3, 6, 1e-5, init), "group_norm_silu", &names);
-    let x = fixture.leaf("group_norm_silu", "x").tensor().without_autodiff();
+    let x = fixture
+        .leaf("group_norm_silu", "x")
+        .tensor()
+        .without_autodiff();
     let y = ops::to_nchw(norm.forward_silu(ops::to_nhwc(x)));
     fixture.check_close("group_norm_silu/y_f64", &to_host(y).0);
     let norm = fixture.loaded(LayerNorm::new(9, 1e-5, init), "layer_norm", &names);
-    let x = fixture.leaf("layer_norm", "x").tensor::<3>().without_autodiff();
+    let x = fixture
+        .leaf("layer_norm", "x")
+        .tensor::<3>()
+        .without_autodiff();
     fixture.check_close("layer_norm/y_f64", &to_host(norm.forward(x)).0);
 }
 
@@ -230,7 +271,10 @@ fn timestep_sinusoids_meet_diffusers_in_every_order_and_shift() {
                     freq_shift: f64::from(shift),
                 };
                 let found = to_host(timestep_sinusoid(&timesteps, &sinusoid, &compute)).0;
-                let name = format!("timestep_embedding/dim{dim}_flip{}_shift{shift}", u8::from(flip));
+                let name = format!(
+                    "timestep_embedding/dim{dim}_flip{}_shift{shift}",
+                    u8::from(flip)
+                );
                 fixture.check_close(&name, &found);
             }
         }
@@ -248,7 +292,8 @@ fn a_timestep_embedding_is_two_linear_layers_with_silu_between() {
     });
     let init = &mut Init::empty(&compute);
     let part = |layer: Linear, name: &str| {
-        let read = |path: &str, _: &[usize]| Ok::<_, ()>(weights[&format!("{name}.{path}")].clone());
+        let read =
+            |path: &str, _: &[usize]| Ok::<_, ()>(weights[&format!("{name}.{path}")].clone());
         load_parameters(layer, read).unwrap()
     };
     let first = part(Linear::new([8, 12], init), "linear_1");

@@ -7,7 +7,9 @@ use burn::tensor::Tensor;
 use fixture::{Fixture, assert_close};
 use latent_nn::layers::{Conv2d, GroupNorm, Linear};
 use latent_nn::training::{AdamW, AverageWarmup, Grads, Optimizer, StateError, Step};
-use latent_nn::{Compute, Init, Precision, export_parameters, load_parameters, named_parameters, to_host};
+use latent_nn::{
+    Compute, Init, Precision, export_parameters, load_parameters, named_parameters, to_host,
+};
 
 fn compute() -> Compute {
     Compute::cpu(Precision::F32).autodiff()
@@ -41,8 +43,16 @@ fn pushing(layer: &Linear, gradient: &[f32]) -> Grads {
 fn adamw_follows_torch_step_by_step() {
     let fixture = Fixture::open();
     let plain = AdamW::default();
-    let other = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-6, weight_decay: 0.1 };
-    for (case, settings, lr) in [("optim_adamw", plain, 0.01), ("optim_adamw_b95", other, 0.03)] {
+    let other = AdamW {
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-6,
+        weight_decay: 0.1,
+    };
+    for (case, settings, lr) in [
+        ("optim_adamw", plain, 0.01),
+        ("optim_adamw_b95", other, 0.03),
+    ] {
         let mut layer = holding(&fixture.values(&format!("{case}/p0")), [4, 3]);
         let mut optimizer = Optimizer::new(settings, false);
         let grads = fixture.values(&format!("{case}/grads"));
@@ -67,7 +77,11 @@ fn averaged_weights_follow_torch() {
         let grads = pushing(&layer, &[1.0; 7]);
         layer = optimizer.step(layer, grads, step(0.0)).0;
         if i > 0 {
-            assert_close("ema", &expected[7 * (i - 1)..7 * i], &held(&optimizer.averaged(&layer)));
+            assert_close(
+                "ema",
+                &expected[7 * (i - 1)..7 * i],
+                &held(&optimizer.averaged(&layer)),
+            );
         }
         assert_eq!(held(&layer), row, "the trained weights stay");
     }
@@ -75,9 +89,17 @@ fn averaged_weights_follow_torch() {
 
 #[test]
 fn the_average_warms_up_as_diffusers_does() {
-    let warmup = AverageWarmup { max: 0.9999, inv_gamma: 1.0, power: 0.75 };
+    let warmup = AverageWarmup {
+        max: 0.9999,
+        inv_gamma: 1.0,
+        power: 0.75,
+    };
     let decays: Vec<f32> = (1..=6).map(|update| warmup.decay(update) as f32).collect();
-    assert_close("decay", &Fixture::open().values("ema_warmup/decay"), &decays);
+    assert_close(
+        "decay",
+        &Fixture::open().values("ema_warmup/decay"),
+        &decays,
+    );
     assert_eq!(warmup.decay(u64::MAX), 0.9999);
 }
 
@@ -89,8 +111,14 @@ fn gradients_are_clipped_by_their_common_norm_as_in_torch() {
         second: Linear,
     }
     let fixture = Fixture::open();
-    let (first, second) = (fixture.values("clip_grad/g1"), fixture.values("clip_grad/g2"));
-    let model = Two { first: holding(&[0.0; 5], [5, 1]), second: holding(&[0.0; 6], [2, 3]) };
+    let (first, second) = (
+        fixture.values("clip_grad/g1"),
+        fixture.values("clip_grad/g2"),
+    );
+    let model = Two {
+        first: holding(&[0.0; 5], [5, 1]),
+        second: holding(&[0.0; 6], [2, 3]),
+    };
     let along = |layer: &Linear, gradient: &[f32]| {
         let gradient = compute().tensor(gradient.to_vec(), layer.weight.dims());
         (layer.weight.val() * gradient).sum()
@@ -98,10 +126,17 @@ fn gradients_are_clipped_by_their_common_norm_as_in_torch() {
     let loss = along(&model.first, &first) + along(&model.second, &second);
     let grads = Grads::of(loss, &model);
     let mut optimizer = Optimizer::new(AdamW::default(), false);
-    let clip = Step { max_grad_norm: Some(1.0), ..step(0.1) };
+    let clip = Step {
+        max_grad_norm: Some(1.0),
+        ..step(0.1)
+    };
     let (_, report) = optimizer.step(model, grads, clip);
     assert!(report.clipped && report.finite);
-    assert_close("norm", &fixture.values("clip_grad/norm"), &[report.grad_norm as f32]);
+    assert_close(
+        "norm",
+        &fixture.values("clip_grad/norm"),
+        &[report.grad_norm as f32],
+    );
     // After one step the running mean is a tenth of the clipped gradient.
     for saved in optimizer.state().tensors {
         let expected = match saved.path.as_str() {
@@ -118,7 +153,10 @@ fn gradients_are_clipped_by_their_common_norm_as_in_torch() {
 fn accumulated_parts_of_a_batch_equal_the_whole_batch() {
     let layer = Linear::new([3, 2], &mut Init::seeded(&compute(), 1));
     let x = |rows: std::ops::Range<usize>| {
-        let values = rows.clone().flat_map(|i| [i as f32, 1.0 - i as f32, 0.5]).collect();
+        let values = rows
+            .clone()
+            .flat_map(|i| [i as f32, 1.0 - i as f32, 0.5])
+            .collect();
         compute().tensor(values, [rows.len(), 3])
     };
     let gradients = |rows| {
@@ -179,8 +217,13 @@ impl Net {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let shift = self.shift.forward(compute().tensor(vec![1.0, -1.0, 0.5, 2.0], [2, 2]));
-        let epilogue = latent_nn::layers::Epilogue { per_channel: Some(shift), residual: None };
+        let shift = self
+            .shift
+            .forward(compute().tensor(vec![1.0, -1.0, 0.5, 2.0], [2, 2]));
+        let epilogue = latent_nn::layers::Epilogue {
+            per_channel: Some(shift),
+            residual: None,
+        };
         let y = self.first.forward_with(x.clone(), epilogue);
         self.second.forward_residual(self.norm.forward_silu(y), x)
     }
@@ -188,7 +231,11 @@ impl Net {
 
 /// Loss before the last step, after training `net` to swap two pictures.
 fn train(mut net: Net, mut optimizer: Optimizer, steps: usize) -> (Net, Optimizer, f32) {
-    let pixels = |phase: f32| (0..2 * 6 * 6 * 2).map(|i| (i as f32 * 0.7 + phase).sin()).collect();
+    let pixels = |phase: f32| {
+        (0..2 * 6 * 6 * 2)
+            .map(|i| (i as f32 * 0.7 + phase).sin())
+            .collect()
+    };
     let mut last = f32::NAN;
     for _ in 0..steps {
         let x = compute().tensor(pixels(0.0), [2, 6, 6, 2]);
@@ -204,10 +251,16 @@ fn train(mut net: Net, mut optimizer: Optimizer, steps: usize) -> (Net, Optimize
 
 #[test]
 fn a_tiny_net_learns_its_pictures_by_heart() {
-    let settings = AdamW { weight_decay: 0.0, ..AdamW::default() };
+    let settings = AdamW {
+        weight_decay: 0.0,
+        ..AdamW::default()
+    };
     let (_, _, first) = train(Net::new(3), Optimizer::new(settings, false), 1);
     let (_, _, last) = train(Net::new(3), Optimizer::new(settings, false), 200);
-    assert!(last < first / 100.0, "loss only fell from {first} to {last}");
+    assert!(
+        last < first / 100.0,
+        "loss only fell from {first} to {last}"
+    );
 }
 
 #[test]
@@ -227,7 +280,11 @@ fn resuming_from_a_saved_state_gives_the_same_bits() {
     let (resumed, optimizer, _) = train(fresh, optimizer, 3);
     assert_eq!(export_parameters(&whole), export_parameters(&resumed));
     let averages = export_parameters(&optimizer.averaged(&resumed));
-    assert_ne!(averages, export_parameters(&resumed), "the average lags behind");
+    assert_ne!(
+        averages,
+        export_parameters(&resumed),
+        "the average lags behind"
+    );
 }
 
 #[test]
@@ -245,7 +302,12 @@ fn a_state_of_another_model_is_refused_and_the_tensor_named() {
         extra.path = "m.nothing".to_owned();
         state.tensors.push(extra);
     });
-    assert_eq!(added, StateError::Unknown { name: "m.nothing".to_owned() });
+    assert_eq!(
+        added,
+        StateError::Unknown {
+            name: "m.nothing".to_owned()
+        }
+    );
     let cut = resume(|state| state.tensors[0].values.truncate(1));
     assert!(matches!(cut, StateError::Length { found: 1, .. }));
 }
@@ -266,8 +328,17 @@ fn paths_are_fields_and_indices_joined_by_dots() {
         shortcut: Some(Conv2d::new([2, 2], 1, init)),
         absent: None,
     };
-    let paths: Vec<String> = named_parameters(&model).into_iter().map(|named| named.path).collect();
-    let expected = ["to_q.weight", "to_out.0.weight", "to_out.0.bias", "shortcut.weight", "shortcut.bias"];
+    let paths: Vec<String> = named_parameters(&model)
+        .into_iter()
+        .map(|named| named.path)
+        .collect();
+    let expected = [
+        "to_q.weight",
+        "to_out.0.weight",
+        "to_out.0.bias",
+        "shortcut.weight",
+        "shortcut.bias",
+    ];
     assert_eq!(paths, expected);
     assert_eq!(named_parameters(&model)[1].shape, [3, 2]);
     assert_eq!(latent_nn::parameter_count(&model), 4 + 6 + 3 + 4 + 2);

@@ -39,7 +39,9 @@ pub fn export_builtin(folder: impl AsRef<Path>) -> Result<(), Error> {
     if !has_builtin() {
         return Err(Error::NoBuiltin);
     }
-    let (index, parts): (Vec<_>, Vec<_>) = FILES.iter().partition(|(name, _)| *name == "model_index.json");
+    let (index, parts): (Vec<_>, Vec<_>) = FILES
+        .iter()
+        .partition(|(name, _)| *name == "model_index.json");
     for (name, bytes) in parts.into_iter().chain(index) {
         let path = folder.as_ref().join(name);
         if let Some(parent) = path.parent() {

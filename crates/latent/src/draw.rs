@@ -8,8 +8,8 @@ use latent_formats::{Filter, Picture};
 use latent_models::{Conditioning, Context, UNetCondition};
 use latent_nn::to_host;
 use latent_sampling::{
-    Denoiser, Latents as Array, Plan, RunOptions, SchedulerConfig, Start, StepReport, Stopped, TorchGenerator, find,
-    guidance, sample, sampler_of,
+    Denoiser, Latents as Array, Plan, RunOptions, SchedulerConfig, Start, StepReport, Stopped,
+    TorchGenerator, find, guidance, sample, sampler_of,
 };
 use ndarray::{Axis, concatenate, s};
 
@@ -81,8 +81,14 @@ impl Progress<'_> {
     pub fn preview(&self, longest: usize) -> Result<Picture, Error> {
         let first = self.denoised.slice(s![0..1, .., .., ..]);
         let (_, _, h, w) = first.dim();
-        let picture = self.pipeline.decode_array(&averaged(first.to_owned(), h.max(w).div_ceil(PREVIEW_POSITIONS)))?;
-        let picture = picture.into_iter().next().ok_or_else(|| Error::Request("there is nothing to preview".into()))?;
+        let picture = self.pipeline.decode_array(&averaged(
+            first.to_owned(),
+            h.max(w).div_ceil(PREVIEW_POSITIONS),
+        ))?;
+        let picture = picture
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::Request("there is nothing to preview".into()))?;
         let (width, height) = (picture.width(), picture.height());
         let side = width.max(height);
         if side <= longest {
@@ -107,7 +113,12 @@ fn averaged(latents: Array, factor: usize) -> Array {
     }
     let share = 1.0 / (factor * factor) as f32;
     Array::from_shape_fn((n, c, h / factor, w / factor), |(n, c, y, x)| {
-        let square = latents.slice(s![n, c, y * factor..(y + 1) * factor, x * factor..(x + 1) * factor]);
+        let square = latents.slice(s![
+            n,
+            c,
+            y * factor..(y + 1) * factor,
+            x * factor..(x + 1) * factor
+        ]);
         square.sum() * share
     })
 }
@@ -133,13 +144,19 @@ impl Filled {
             None => pipeline.scheduler.clone(),
         };
         let stated = request.scheduler_config.is_some();
-        let name = request.sampler.as_ref().or(defaults.sampler.as_ref().filter(|_| !stated));
+        let name = request
+            .sampler
+            .as_ref()
+            .or(defaults.sampler.as_ref().filter(|_| !stated));
         let config = match name {
             Some(name) => find(name)?.configure(&folder)?,
             None => folder,
         };
         let [height, width] = pipeline.size();
-        let (width, height) = (request.width.unwrap_or(width), request.height.unwrap_or(height));
+        let (width, height) = (
+            request.width.unwrap_or(width),
+            request.height.unwrap_or(height),
+        );
         let factor = pipeline.downsampling();
         if width % factor != 0 || height % factor != 0 {
             return Err(Error::Request(format!(
@@ -165,7 +182,11 @@ impl Filled {
     /// `[c, h, w]` of one picture's latents.
     fn latent_shape(&self, pipeline: &Pipeline) -> [usize; 3] {
         let factor = pipeline.downsampling();
-        [pipeline.autoencoder.latent_channels(), self.height / factor, self.width / factor]
+        [
+            pipeline.autoencoder.latent_channels(),
+            self.height / factor,
+            self.width / factor,
+        ]
     }
 
     fn settings(&self, pipeline: &Pipeline, request: &Request, seed: u64) -> Settings {
@@ -206,18 +227,30 @@ pub(crate) fn draw(
             context: told.context(pipeline, seeds.len()),
             guidance: told.guidance,
             rescale: f64::from(filled.rescale),
-            generators: seeds.iter().map(|&seed| TorchGenerator::new(seed)).collect(),
+            generators: seeds
+                .iter()
+                .map(|&seed| TorchGenerator::new(seed))
+                .collect(),
             progress,
             before: index * plan.timesteps.len(),
             total,
         };
         let noise = guided.noise([seeds.len(), shape[0], shape[1], shape[2]]);
-        let latents = sample(&filled.config, &filled.options, Start::Noise(noise), &mut guided)?;
+        let latents = sample(
+            &filled.config,
+            &filled.options,
+            Start::Noise(noise),
+            &mut guided,
+        )?;
         finite(latents.as_slice().unwrap_or_default(), "the network")?;
         pictures.extend(pipeline.decode_array(&latents)?);
         finals.push(latents);
     }
-    let settings: Vec<Settings> = filled.seeds.iter().map(|&seed| filled.settings(pipeline, request, seed)).collect();
+    let settings: Vec<Settings> = filled
+        .seeds
+        .iter()
+        .map(|&seed| filled.settings(pipeline, request, seed))
+        .collect();
     for (picture, settings) in pictures.iter_mut().zip(&settings) {
         picture.set_text("parameters", settings.parameters());
     }
@@ -244,7 +277,7 @@ struct Told {
 /// One picture's condition.
 enum Condition {
     /// Text states `[1, l, c]`.
-    Text(Tensor<3>),
+    Text(Box<Tensor<3>>),
     Class(u32),
     Nothing,
 }
@@ -261,30 +294,45 @@ impl Told {
         }
         let strength = Some(f64::from(filled.guidance)).filter(|&strength| strength > 1.0);
         if strength.is_none() && !request.negative_prompt.is_empty() {
-            warnings.push("the negative prompt has no effect while guidance is 1 or less".to_owned());
+            warnings
+                .push("the negative prompt has no effect while guidance is 1 or less".to_owned());
         }
         let (wanted, unwanted) = match pipeline.conditioning() {
             Conditioning::Text => {
-                let mut read = |words: &str, clip_skip| read(pipeline, words, clip_skip, &mut warnings);
+                let mut read =
+                    |words: &str, clip_skip| read(pipeline, words, clip_skip, &mut warnings);
                 let wanted = read(&request.prompt, request.clip_skip.unwrap_or(0))?;
                 // diffusers skips layers for the wanted words only.
-                let unwanted = strength.map(|_| read(&request.negative_prompt, 0)).transpose()?;
+                let unwanted = strength
+                    .map(|_| read(&request.negative_prompt, 0))
+                    .transpose()?;
                 (wanted, unwanted)
             }
             Conditioning::Class { count } => {
                 let wanted = Condition::Class(class(pipeline, &request.prompt, count)?);
                 // Training leaves the last class for "no class".
-                (wanted, strength.map(|_| Condition::Class(count.saturating_sub(1) as u32)))
+                (
+                    wanted,
+                    strength.map(|_| Condition::Class(count.saturating_sub(1) as u32)),
+                )
             }
             Conditioning::None => {
                 if !request.prompt.is_empty() {
-                    warnings.push("this model is told nothing of the picture, so the prompt has no effect".to_owned());
+                    warnings.push(
+                        "this model is told nothing of the picture, so the prompt has no effect"
+                            .to_owned(),
+                    );
                 }
                 (Condition::Nothing, None)
             }
         };
         let guidance = unwanted.as_ref().and(strength);
-        Ok(Self { wanted, unwanted, guidance, warnings })
+        Ok(Self {
+            wanted,
+            unwanted,
+            guidance,
+            warnings,
+        })
     }
 
     /// The condition of a batch of `n` pictures: the unwanted half first, as diffusers has it.
@@ -299,7 +347,7 @@ impl Told {
         let texts: Vec<Tensor<3>> = conditions
             .iter()
             .filter_map(|condition| match condition {
-                Condition::Text(states) => Some(states.clone()),
+                Condition::Text(states) => Some(states.as_ref().clone()),
                 Condition::Class(_) | Condition::Nothing => None,
             })
             .collect();
@@ -329,26 +377,36 @@ fn read(
     warnings: &mut Vec<String>,
 ) -> Result<Condition, Error> {
     let Some(text) = &pipeline.text else {
-        return Err(Error::Request("this model has no text encoder; it cannot be asked for words".into()));
+        return Err(Error::Request(
+            "this model has no text encoder; it cannot be asked for words".into(),
+        ));
     };
     let encoded = text.tokenizer.encode(words);
     if let Some(cut) = &encoded.cut {
         let room = encoded.ids.len().saturating_sub(2);
-        warnings.push(format!("the prompt is too long: this model reads {room} tokens, so this end was cut: \"{cut}\""));
+        warnings.push(format!(
+            "the prompt is too long: this model reads {room} tokens, so this end was cut: \"{cut}\""
+        ));
     }
     let ids = pipeline.compute.ids(&encoded.ids, [1, encoded.ids.len()]);
     let states = match clip_skip {
         0 => text.encoder.forward(ids).last,
         skip => text.encoder.forward_skip(ids, skip),
     };
-    Ok(Condition::Text(states))
+    Ok(Condition::Text(Box::new(states)))
 }
 
 /// The class that `words` name, or count from 0.
 fn class(pipeline: &Pipeline, words: &str, count: usize) -> Result<u32, Error> {
     let names = &pipeline.defaults.classes;
     let named = names.iter().position(|name| name == words);
-    let number = || words.trim().parse().ok().filter(|&class: &usize| class < count);
+    let number = || {
+        words
+            .trim()
+            .parse()
+            .ok()
+            .filter(|&class: &usize| class < count)
+    };
     match named.or_else(number) {
         Some(class) => Ok(class as u32),
         None => {
@@ -356,7 +414,9 @@ fn class(pipeline: &Pipeline, words: &str, count: usize) -> Result<u32, Error> {
             if known.is_empty() {
                 known = format!("0 to {}", count.saturating_sub(1));
             }
-            Err(Error::Request(format!("this model draws classes, and `{words}` is none of them; it knows {known}")))
+            Err(Error::Request(format!(
+                "this model draws classes, and `{words}` is none of them; it knows {known}"
+            )))
         }
     }
 }
@@ -385,10 +445,15 @@ impl Denoiser for Guided<'_> {
         }
         let sample = self.pipeline.compute.tensor(values, [copies * n, c, h, w]);
         let timesteps = vec![timestep as f32; copies * n];
-        let output = self.pipeline.unet.forward_prepared(sample, &timesteps, &self.context);
+        let output = self
+            .pipeline
+            .unet
+            .forward_prepared(sample, &timesteps, &self.context);
         let (values, shape) = to_host(output);
         let output = Array::from_shape_vec(shape, values).map_err(|_| Stopped)?;
-        let Some(strength) = self.guidance else { return Ok(output) };
+        let Some(strength) = self.guidance else {
+            return Ok(output);
+        };
         let unwanted = output.slice(s![..n, .., .., ..]).to_owned();
         let wanted = output.slice(s![n.., .., .., ..]).to_owned();
         let guided = guidance::guide(&wanted, &unwanted, strength);
@@ -399,7 +464,11 @@ impl Denoiser for Guided<'_> {
     }
 
     fn noise(&mut self, [_, c, h, w]: [usize; 4]) -> Array {
-        let each: Vec<Array> = self.generators.iter_mut().map(|g| g.randn_latents([1, c, h, w])).collect();
+        let each: Vec<Array> = self
+            .generators
+            .iter_mut()
+            .map(|g| g.randn_latents([1, c, h, w]))
+            .collect();
         let views: Vec<_> = each.iter().map(|one| one.view()).collect();
         concatenate(Axis(0), &views).expect("pictures of one shape")
     }

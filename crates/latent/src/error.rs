@@ -25,13 +25,17 @@ pub enum Error {
     #[error(transparent)]
     Device(#[from] latent_nn::DeviceError),
     /// This build carries no model.
-    #[error("this build carries no model of its own; name a model folder, or build with the feature `builtin`")]
+    #[error(
+        "this build carries no model of its own; name a model folder, or build with the feature `builtin`"
+    )]
     NoBuiltin,
     /// The number of threads cannot be set any more.
     #[error("cannot set the number of threads: {0}")]
     Threads(String),
     /// The network or the decoder gave infinite or undefined numbers.
-    #[error("{what} gave numbers that are not finite, so there is no picture; compute in full precision with `--precision f32`")]
+    #[error(
+        "{what} gave numbers that are not finite, so there is no picture; compute in full precision with `--precision f32`"
+    )]
     NotFinite {
         /// Which part.
         what: &'static str,

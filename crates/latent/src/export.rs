@@ -17,7 +17,11 @@ use crate::Error;
 pub fn export_as(model: &Path, folder: &Path, dtype: Dtype) -> Result<(), Error> {
     ModelFolder::open(model)?;
     let mut parts = vec![PathBuf::new()];
-    parts.extend(names(model)?.into_iter().filter(|name| model.join(name).is_dir()));
+    parts.extend(
+        names(model)?
+            .into_iter()
+            .filter(|name| model.join(name).is_dir()),
+    );
     for part in parts.into_iter().rev() {
         make(&folder.join(&part))?;
         for name in names(&model.join(&part))? {
@@ -32,24 +36,41 @@ pub fn export_as(model: &Path, folder: &Path, dtype: Dtype) -> Result<(), Error>
 
 /// Names in a folder, sorted, `model_index.json` last.
 fn names(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let fault = |source| FormatError::Io { action: "read the folder", path: folder.to_owned(), source };
+    let fault = |source| FormatError::Io {
+        action: "read the folder",
+        path: folder.to_owned(),
+        source,
+    };
     let entries = fs::read_dir(folder).map_err(fault)?;
-    let found: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|e| e.file_name().into())).collect();
+    let found: Result<Vec<PathBuf>, _> = entries
+        .map(|entry| entry.map(|e| e.file_name().into()))
+        .collect();
     let mut names = found.map_err(fault)?;
     names.sort_by_key(|name: &PathBuf| (name == Path::new("model_index.json"), name.clone()));
     Ok(names)
 }
 
 fn make(folder: &Path) -> Result<(), Error> {
-    let fault = |source| FormatError::Io { action: "make the folder", path: folder.to_owned(), source };
+    let fault = |source| FormatError::Io {
+        action: "make the folder",
+        path: folder.to_owned(),
+        source,
+    };
     Ok(fs::create_dir_all(folder).map_err(fault)?)
 }
 
 fn file(from: &Path, to: &Path, dtype: Dtype) -> Result<(), Error> {
-    if from.extension().is_some_and(|ending| ending == "safetensors") {
+    if from
+        .extension()
+        .is_some_and(|ending| ending == "safetensors")
+    {
         return rounded(from, to, dtype);
     }
-    let fault = |source| FormatError::Io { action: "read", path: from.to_owned(), source };
+    let fault = |source| FormatError::Io {
+        action: "read",
+        path: from.to_owned(),
+        source,
+    };
     Ok(write_bytes(to, &fs::read(from).map_err(fault)?)?)
 }
 

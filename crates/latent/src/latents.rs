@@ -28,20 +28,34 @@ impl Latents {
     /// numbers that are not finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let fault = |reason: String| Error::Latents { path: path.to_owned(), reason };
+        let fault = |reason: String| Error::Latents {
+            path: path.to_owned(),
+            reason,
+        };
         let file = Weights::open(path)?;
         let tensor = file.tensor(TENSOR)?;
         let Ok(shape) = <[usize; 4]>::try_from(tensor.shape) else {
-            return Err(fault(format!("`{TENSOR}` has shape {:?}, needed are four axes [n, c, h, w]", tensor.shape)));
+            return Err(fault(format!(
+                "`{TENSOR}` has shape {:?}, needed are four axes [n, c, h, w]",
+                tensor.shape
+            )));
         };
         if shape.contains(&0) {
-            return Err(fault(format!("`{TENSOR}` of shape {shape:?} holds nothing")));
+            return Err(fault(format!(
+                "`{TENSOR}` of shape {shape:?} holds nothing"
+            )));
         }
         let values = tensor.to_f32();
         if !values.iter().all(|value| value.is_finite()) {
-            return Err(fault(format!("`{TENSOR}` holds numbers that are not finite; encode the picture again")));
+            return Err(fault(format!(
+                "`{TENSOR}` holds numbers that are not finite; encode the picture again"
+            )));
         }
-        let wrong = || fault(format!("`{TENSOR}` does not hold the values of its shape {shape:?}"));
+        let wrong = || {
+            fault(format!(
+                "`{TENSOR}` does not hold the values of its shape {shape:?}"
+            ))
+        };
         Self::new(values, shape).ok_or_else(wrong)
     }
 
@@ -50,7 +64,8 @@ impl Latents {
     /// # Errors
     /// [`Error::Format`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let file = SafetensorsWriter::new().f32(TENSOR, &self.shape(), self.values(), Dtype::F32)?;
+        let file =
+            SafetensorsWriter::new().f32(TENSOR, &self.shape(), self.values(), Dtype::F32)?;
         Ok(file.write(path.as_ref())?)
     }
 
@@ -93,7 +108,8 @@ mod tests {
     fn latents_survive_their_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("z.safetensors");
-        let latents = Latents::new((0..24).map(|i| i as f32 / 3.0).collect(), [1, 2, 3, 4]).expect("24 values");
+        let latents = Latents::new((0..24).map(|i| i as f32 / 3.0).collect(), [1, 2, 3, 4])
+            .expect("24 values");
         latents.save(&path).expect("written");
         assert_eq!(Latents::open(&path).expect("read"), latents);
     }
@@ -102,17 +118,30 @@ mod tests {
     fn a_tensor_of_three_axes_is_refused_with_its_shape() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("z.safetensors");
-        let file = SafetensorsWriter::new().f32(TENSOR, &[2, 3, 4], &[0.0; 24], Dtype::F32).expect("added");
+        let file = SafetensorsWriter::new()
+            .f32(TENSOR, &[2, 3, 4], &[0.0; 24], Dtype::F32)
+            .expect("added");
         file.write(&path).expect("written");
         let error = Latents::open(&path).expect_err("refused").to_string();
-        assert!(error.contains("[2, 3, 4]") && error.contains("[n, c, h, w]"), "{error}");
+        assert!(
+            error.contains("[2, 3, 4]") && error.contains("[n, c, h, w]"),
+            "{error}"
+        );
     }
 
     #[test]
     fn numbers_that_are_not_finite_are_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("z.safetensors");
-        Latents::new(vec![f32::NAN; 4], [1, 1, 2, 2]).expect("four values").save(&path).expect("written");
-        assert!(Latents::open(&path).expect_err("refused").to_string().contains("not finite"));
+        Latents::new(vec![f32::NAN; 4], [1, 1, 2, 2])
+            .expect("four values")
+            .save(&path)
+            .expect("written");
+        assert!(
+            Latents::open(&path)
+                .expect_err("refused")
+                .to_string()
+                .contains("not finite")
+        );
     }
 }

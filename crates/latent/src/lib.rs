@@ -46,5 +46,6 @@ pub use settings::Settings;
 /// [`Error::Threads`] if work has begun already.
 pub fn set_threads(threads: usize) -> Result<(), Error> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build_global().map_err(|error| Error::Threads(error.to_string()))
+    pool.build_global()
+        .map_err(|error| Error::Threads(error.to_string()))
 }

@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use latent_formats::Picture;
-use latent_models::{Autoencoder, ClipTextModel, ClipTokenizer, Conditioning, ModelFolder, UNet2dCondition};
+use latent_models::{
+    Autoencoder, ClipTextModel, ClipTokenizer, Conditioning, ModelFolder, UNet2dCondition,
+};
 use latent_nn::{Compute, Precision, select_device, to_host};
 use latent_sampling::{Latents as Array, SchedulerConfig, TorchGenerator};
 use serde_json::Value;
@@ -81,7 +83,11 @@ impl Builder {
     pub fn open(self, folder: impl AsRef<Path>) -> Result<Pipeline, Error> {
         let folder = folder.as_ref();
         let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = name
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         self.build(&ModelFolder::open(folder)?, name)
     }
 
@@ -122,7 +128,10 @@ impl Builder {
 /// Source: diffusers' `StableDiffusionPipeline.__init__`.
 pub(crate) fn scheduler(config: &Value) -> Result<SchedulerConfig, Error> {
     let mut config = SchedulerConfig::from_json(config)?;
-    if config.stated("clip_sample").is_some_and(|value| value == true) {
+    if config
+        .stated("clip_sample")
+        .is_some_and(|value| value == true)
+    {
         config = config.with("clip_sample", false)?;
     }
     Ok(config)
@@ -222,7 +231,9 @@ impl Pipeline {
                 "the picture is {width}x{height}, and this autoencoder needs sides that are multiples of {factor}; crop it"
             )));
         }
-        let values = self.compute.tensor(picture.to_f32_nchw(), [1, 3, height, width]);
+        let values = self
+            .compute
+            .tensor(picture.to_f32_nchw(), [1, 3, height, width]);
         let (mean, deviation) = self.autoencoder.latents(values);
         let latents = match (seed, deviation) {
             (Some(seed), Some(deviation)) => {
@@ -234,7 +245,8 @@ impl Pipeline {
         };
         let (values, shape) = to_host(self.autoencoder.to_diffusion(latents));
         finite(&values, "the encoder")?;
-        Latents::new(values, shape).ok_or_else(|| Error::Request("the encoder gave no latents".into()))
+        Latents::new(values, shape)
+            .ok_or_else(|| Error::Request("the encoder gave no latents".into()))
     }
 
     /// Latents `[n, c, h, w]` to `n` pictures.
@@ -258,9 +270,16 @@ impl Pipeline {
         let decode = |one: ndarray::ArrayView3<'_, f32>| {
             let values = one.iter().copied().collect();
             let tensor = self.compute.tensor(values, [1, channels, height, width]);
-            let (values, _) = to_host(self.autoencoder.decode(self.autoencoder.from_diffusion(tensor)));
+            let (values, _) = to_host(
+                self.autoencoder
+                    .decode(self.autoencoder.from_diffusion(tensor)),
+            );
             finite(&values, "the decoder")?;
-            Ok(Picture::from_f32_nchw(&values, width * factor, height * factor)?)
+            Ok(Picture::from_f32_nchw(
+                &values,
+                width * factor,
+                height * factor,
+            )?)
         };
         latents.outer_iter().map(decode).collect()
     }

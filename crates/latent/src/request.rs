@@ -62,12 +62,14 @@ pub struct Request {
     pub clip_skip: Option<usize>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's `skip_serializing_if` passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's `skip_serializing_if` passes a reference"
+)]
 fn is_zero(value: &f32) -> bool {
     *value == 0.0
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's `skip_serializing_if` passes a reference")]
 fn is_none_or_zero(value: &Option<usize>) -> bool {
     value.unwrap_or(0) == 0
 }
@@ -76,7 +78,10 @@ impl Request {
     /// A request for one picture of `prompt` with seed 0 and the model's own settings.
     #[must_use]
     pub fn new(prompt: impl Into<String>) -> Self {
-        Self { prompt: prompt.into(), ..Self::default() }
+        Self {
+            prompt: prompt.into(),
+            ..Self::default()
+        }
     }
 
     /// Sets what the picture should not show.
@@ -173,14 +178,18 @@ impl Request {
         }
         let pictures = self.count.unwrap_or(0).max(self.seeds.len());
         if pictures > MOST_PICTURES {
-            return refuse(format!("{pictures} pictures are asked for; at most {MOST_PICTURES} at once"));
+            return refuse(format!(
+                "{pictures} pictures are asked for; at most {MOST_PICTURES} at once"
+            ));
         }
         if let Some(steps) = self.steps.filter(|s| !(1..=1000).contains(s)) {
             return refuse(format!("`steps` is {steps}; it goes from 1 to 1000"));
         }
         for (name, side) in [("width", self.width), ("height", self.height)] {
             if let Some(side) = side.filter(|s| *s == 0 || s % 8 != 0 || *s > LONGEST_SIDE) {
-                return refuse(format!("`{name}` is {side}; it must be a multiple of 8 from 8 to {LONGEST_SIDE}"));
+                return refuse(format!(
+                    "`{name}` is {side}; it must be a multiple of 8 from 8 to {LONGEST_SIDE}"
+                ));
             }
         }
         self.validate_strengths()
@@ -189,13 +198,20 @@ impl Request {
     fn validate_strengths(&self) -> Result<(), Error> {
         let refuse = |what: String| Err(Error::Request(what));
         if let Some(g) = self.guidance.filter(|g| !(0.0..=100.0).contains(g)) {
-            return refuse(format!("`guidance` is {g}; it goes from 0 to 100, and 1 turns it off"));
+            return refuse(format!(
+                "`guidance` is {g}; it goes from 0 to 100, and 1 turns it off"
+            ));
         }
         if !(0.0..=1.0).contains(&self.guidance_rescale) {
-            return refuse(format!("`guidance_rescale` is {}; it goes from 0 (off) to 1", self.guidance_rescale));
+            return refuse(format!(
+                "`guidance_rescale` is {}; it goes from 0 (off) to 1",
+                self.guidance_rescale
+            ));
         }
         if let Some(eta) = self.eta.filter(|eta| !(0.0..=1.0).contains(eta)) {
-            return refuse(format!("`eta` is {eta}; it goes from 0 (no fresh noise) to 1"));
+            return refuse(format!(
+                "`eta` is {eta}; it goes from 0 (no fresh noise) to 1"
+            ));
         }
         Ok(())
     }
@@ -208,20 +224,32 @@ mod tests {
     #[test]
     fn picture_k_of_a_count_takes_seed_plus_k() {
         assert_eq!(Request::new("x").seed(7).count(3).seeds(), [7, 8, 9]);
-        assert_eq!(Request::new("x").seed(u64::MAX).count(2).seeds(), [u64::MAX, 0]);
+        assert_eq!(
+            Request::new("x").seed(u64::MAX).count(2).seeds(),
+            [u64::MAX, 0]
+        );
         assert_eq!(Request::new("x").with_seeds([5, 1]).seeds(), [5, 1]);
         assert_eq!(Request::new("x").seeds(), [0]);
     }
 
     #[test]
     fn a_misspelt_key_is_refused_and_named() {
-        let error = Request::from_json("{\"prompt\": \"x\",\n \"step\": 3}").unwrap_err().to_string();
-        assert!(error.contains("`step`") && error.contains("line 2"), "{error}");
+        let error = Request::from_json("{\"prompt\": \"x\",\n \"step\": 3}")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`step`") && error.contains("line 2"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_request_survives_json() {
-        let request = Request::new("a fox").seed(3).size(64, 96).guidance(4.5).sampler("ddim");
+        let request = Request::new("a fox")
+            .seed(3)
+            .size(64, 96)
+            .guidance(4.5)
+            .sampler("ddim");
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(Request::from_json(&text).unwrap(), request);
     }
@@ -239,8 +267,20 @@ mod tests {
             (base().count(0), "count"),
             (base().with_seeds([1, 2]).count(3), "count"),
             (base().count(1_000_000), "pictures"),
-            (Request { eta: Some(1.5), ..base() }, "eta"),
-            (Request { guidance_rescale: 2.0, ..base() }, "guidance_rescale"),
+            (
+                Request {
+                    eta: Some(1.5),
+                    ..base()
+                },
+                "eta",
+            ),
+            (
+                Request {
+                    guidance_rescale: 2.0,
+                    ..base()
+                },
+                "guidance_rescale",
+            ),
         ];
         for (request, name) in cases {
             let error = request.validate().unwrap_err().to_string();

@@ -53,7 +53,10 @@ impl Settings {
     /// The text of the PNG key `parameters`, as A1111 writes and reads it.
     #[must_use]
     pub fn parameters(&self) -> String {
-        let sampler = A1111_SAMPLERS.iter().find(|(ours, _)| *ours == self.sampler).map_or(self.sampler.as_str(), |(_, label)| label);
+        let sampler = A1111_SAMPLERS
+            .iter()
+            .find(|(ours, _)| *ours == self.sampler)
+            .map_or(self.sampler.as_str(), |(_, label)| label);
         let mut text = self.prompt.clone();
         if !self.negative_prompt.is_empty() {
             let _ = write!(text, "\nNegative prompt: {}", self.negative_prompt);
@@ -61,7 +64,12 @@ impl Settings {
         let _ = write!(
             text,
             "\nSteps: {}, Sampler: {sampler}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}",
-            self.steps, self.guidance, self.seed, self.width, self.height, quoted(&self.model)
+            self.steps,
+            self.guidance,
+            self.seed,
+            self.width,
+            self.height,
+            quoted(&self.model)
         );
         if self.clip_skip > 0 {
             let _ = write!(text, ", Clip skip: {}", self.clip_skip + 1);
@@ -117,7 +125,15 @@ mod tests {
 
     #[test]
     fn clip_skip_counts_from_one_and_a_comma_is_quoted() {
-        let text = Settings { clip_skip: 1, model: "a, b".into(), ..settings() }.parameters();
-        assert!(text.contains("Clip skip: 2") && text.contains("Model: \"a, b\""), "{text}");
+        let text = Settings {
+            clip_skip: 1,
+            model: "a, b".into(),
+            ..settings()
+        }
+        .parameters();
+        assert!(
+            text.contains("Clip skip: 2") && text.contains("Model: \"a, b\""),
+            "{text}"
+        );
     }
 }

@@ -21,11 +21,20 @@ fn values() -> PathBuf {
 fn cases() -> BTreeMap<String, Value> {
     let text = fs::read_to_string(values().join("case.json")).expect("the fixture's settings");
     let cases: Value = serde_json::from_str(&text).expect("JSON");
-    cases["runs"].as_object().expect("runs").clone().into_iter().collect()
+    cases["runs"]
+        .as_object()
+        .expect("runs")
+        .clone()
+        .into_iter()
+        .collect()
 }
 
 fn pipeline() -> Pipeline {
-    Pipeline::builder().device("cpu").precision(Precision::F32).open(folder()).expect("the tiny model opens")
+    Pipeline::builder()
+        .device("cpu")
+        .precision(Precision::F32)
+        .open(folder())
+        .expect("the tiny model opens")
 }
 
 /// The text of picture `k`: one string for all, or a list.
@@ -66,23 +75,50 @@ struct Expected {
 fn expected(name: &str) -> Expected {
     let bytes = fs::read(values().join("expected.safetensors")).expect("expected values");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
-    let data = |key: &str| file.tensor(&format!("run/{name}/{key}")).ok().map(|t| t.data().to_vec());
+    let data = |key: &str| {
+        file.tensor(&format!("run/{name}/{key}"))
+            .ok()
+            .map(|t| t.data().to_vec())
+    };
     let timesteps = data("timesteps_f64").expect("timesteps");
     let latents = data("latents_final").expect("latents");
     Expected {
-        timesteps: timesteps.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes"))).collect(),
-        latents: latents.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes"))).collect(),
+        timesteps: timesteps
+            .chunks_exact(8)
+            .map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes")))
+            .collect(),
+        latents: latents
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes")))
+            .collect(),
         picture: data("image_u8"),
     }
 }
 
 /// Runs a case: as one batch where all pictures share the prompt, else a picture at a time.
 fn generate(pipeline: &Pipeline, run: &Value) -> Vec<Generated> {
-    let seeds: Vec<u64> = run["seeds"].as_array().expect("seeds").iter().filter_map(Value::as_u64).collect();
+    let seeds: Vec<u64> = run["seeds"]
+        .as_array()
+        .expect("seeds")
+        .iter()
+        .filter_map(Value::as_u64)
+        .collect();
     if run["call"]["prompt"].is_array() {
-        seeds.iter().enumerate().map(|(k, seed)| pipeline.generate(&request(run, k, vec![*seed])).expect("a picture")).collect()
+        seeds
+            .iter()
+            .enumerate()
+            .map(|(k, seed)| {
+                pipeline
+                    .generate(&request(run, k, vec![*seed]))
+                    .expect("a picture")
+            })
+            .collect()
     } else {
-        vec![pipeline.generate(&request(run, 0, seeds)).expect("pictures")]
+        vec![
+            pipeline
+                .generate(&request(run, 0, seeds))
+                .expect("pictures"),
+        ]
     }
 }
 
@@ -97,21 +133,42 @@ fn check(name: &str, run: &Value, pipeline: &Pipeline) -> Result<(), String> {
     let got = generate(pipeline, run);
     for part in &got {
         if !same_timesteps(&part.timesteps, &want.timesteps) {
-            return Err(format!("{name}: timesteps {:?} are not {:?}", part.timesteps, want.timesteps));
+            return Err(format!(
+                "{name}: timesteps {:?} are not {:?}",
+                part.timesteps, want.timesteps
+            ));
         }
     }
-    let latents: Vec<f32> = got.iter().flat_map(|part| part.latents.values().iter().copied()).collect();
+    let latents: Vec<f32> = got
+        .iter()
+        .flat_map(|part| part.latents.values().iter().copied())
+        .collect();
     let scale = want.latents.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-    let worst = latents.iter().zip(&want.latents).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / scale;
+    let worst = latents
+        .iter()
+        .zip(&want.latents)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
+        / scale;
     if latents.len() != want.latents.len() || !(worst <= 1e-3) {
-        return Err(format!("{name}: latents differ by {worst:e} of their largest value"));
+        return Err(format!(
+            "{name}: latents differ by {worst:e} of their largest value"
+        ));
     }
-    let Some(picture) = want.picture else { return Ok(()) };
-    let rgb: Vec<u8> = got.iter().flat_map(|part| &part.pictures).flat_map(|p| p.rgb().iter().copied()).collect();
+    let Some(picture) = want.picture else {
+        return Ok(());
+    };
+    let rgb: Vec<u8> = got
+        .iter()
+        .flat_map(|part| &part.pictures)
+        .flat_map(|p| p.rgb().iter().copied())
+        .collect();
     let worst = rgb.iter().zip(&picture).map(|(a, b)| a.abs_diff(*b)).max();
     match worst {
         Some(0 | 1) if rgb.len() == picture.len() => Ok(()),
-        _ => Err(format!("{name}: a pixel differs by {worst:?} levels, or the size does")),
+        _ => Err(format!(
+            "{name}: a pixel differs by {worst:?} levels, or the size does"
+        )),
     }
 }
 
@@ -119,6 +176,15 @@ fn check(name: &str, run: &Value, pipeline: &Pipeline) -> Result<(), String> {
 fn every_run_equals_diffusers() {
     let pipeline = pipeline();
     let runs = cases();
-    let failed: Vec<String> = runs.iter().filter_map(|(name, run)| check(name, run, &pipeline).err()).collect();
-    assert!(failed.is_empty(), "{} of {} runs differ:\n{}", failed.len(), runs.len(), failed.join("\n"));
+    let failed: Vec<String> = runs
+        .iter()
+        .filter_map(|(name, run)| check(name, run, &pipeline).err())
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} runs differ:\n{}",
+        failed.len(),
+        runs.len(),
+        failed.join("\n")
+    );
 }

@@ -1,17 +1,19 @@
 //! The gradients of attention: scores are computed again, block by block.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::AttentionShape;
 use super::forward::fill_transposed;
+use super::{AttentionShape, step};
 use crate::isa::{Precision, for_every_level};
 use crate::math::{exp, fold, multiply_add};
-use crate::product::pack::{fill_pairs, fill_panels, fill_row, grow, units, values_per_unit};
+use crate::product::pack::{fill_pairs, fill_panels, fill_row, units, values_per_unit};
 use crate::product::{LANES, Panels, Part, Product, Row};
 use crate::shared::{Output, Scratch, with_scratch};
 
 /// Queries and keys of a block.
-const QUERIES: usize = 64;
+const QUERIES: usize = 128;
 const KEYS: usize = 256;
 
 /// What attention was given and gave.
@@ -54,9 +56,12 @@ pub fn attention_backward(
         &[k.len(), v.len(), dk.len(), dv.len()],
         &[log_sum_exp.len()],
     );
-    dq.fill(0.0);
-    dk.fill(0.0);
-    dv.fill(0.0);
+    if q.is_empty() || k.is_empty() || shape.causal {
+        // Else every value is written before it is added to.
+        dq.fill(0.0);
+        dk.fill(0.0);
+        dv.fill(0.0);
+    }
     if q.is_empty() || k.is_empty() {
         return;
     }
@@ -119,6 +124,8 @@ struct Packed<'a> {
     v_columns: &'a [u32],
     /// Keys as they are.
     k_rows: &'a [u32],
+    /// Sums of output times output gradient of the query block.
+    deltas: &'a [f32],
     /// The query block's queries and output gradients: as left operands, as panels.
     q: &'a [u32],
     dout: &'a [u32],
@@ -130,12 +137,12 @@ impl Record<'_> {
     /// Adds up the gradients of one head.
     fn head(&self, head: (usize, usize), gradients: [Output; 3], scratch: &mut Scratch) {
         let (shape, precision) = (self.shape, self.precision);
-        let depth = units(shape.head_dim, precision);
-        let by_columns = Panels::group(shape.keys, depth);
+        let step = step(shape.head_dim, precision);
+        let by_columns = Panels::group(shape.keys, units(shape.head_dim, precision));
         let by_rows = Panels::group(shape.head_dim, units(shape.keys, precision));
         let of_block = Panels::group(shape.head_dim, units(QUERIES, precision));
-        let (fixed, left) = (2 * by_columns + by_rows, 2 * QUERIES * depth);
-        grow(&mut scratch.a, fixed + left + 2 * of_block);
+        let (fixed, left) = (2 * by_columns + by_rows, 2 * QUERIES * step);
+        scratch.a.grow(fixed + left + 2 * of_block);
         let mut packed = std::mem::take(&mut scratch.a);
         let (keys, block_units) = packed.split_at_mut(fixed);
         let (k_columns, rest) = keys.split_at_mut(by_columns);
@@ -151,20 +158,13 @@ impl Record<'_> {
         );
         for query in (0..shape.queries).step_by(QUERIES) {
             let queries = QUERIES.min(shape.queries - query);
-            let (q, rest) = block_units.split_at_mut(QUERIES * depth);
-            let (dout, rest) = rest.split_at_mut(QUERIES * depth);
+            let (q, rest) = block_units.split_at_mut(QUERIES * step);
+            let (dout, rest) = rest.split_at_mut(QUERIES * step);
             let (q_rows, dout_rows) = rest.split_at_mut(of_block);
-            for (x, left, rows) in [
-                (self.q, &mut *q, &mut *q_rows),
-                (self.dout, &mut *dout, &mut *dout_rows),
-            ] {
-                let row = |i: usize| shape.row(x, shape.queries, head, query + i);
-                for (i, units) in left.chunks_exact_mut(depth).take(queries).enumerate() {
-                    fill_row(row(i), units, precision);
-                }
-                fill_panels(queries, shape.head_dim, precision, row, rows);
-            }
+            self.fill_block(self.q, head, query..query + queries, (q, q_rows));
+            self.fill_block(self.dout, head, query..query + queries, (dout, dout_rows));
             let packed = Packed {
+                deltas: &self.deltas(head, query..query + queries),
                 k_columns,
                 v_columns,
                 k_rows,
@@ -187,6 +187,33 @@ impl Record<'_> {
         scratch.a = packed;
     }
 
+    /// Some queries' rows of `x`: as left operand, as panels.
+    fn fill_block(
+        &self,
+        x: &[f32],
+        head: (usize, usize),
+        queries: Range<usize>,
+        (left, panels): (&mut [u32], &mut [u32]),
+    ) {
+        let (shape, precision) = (self.shape, self.precision);
+        let row = |i: usize| shape.row(x, shape.queries, head, queries.start + i);
+        let left = left.chunks_exact_mut(step(shape.head_dim, precision));
+        for (i, units) in left.take(queries.len()).enumerate() {
+            fill_row(row(i), units, precision);
+        }
+        fill_panels(queries.len(), shape.head_dim, precision, row, panels);
+    }
+
+    /// Sums of output times output gradient of some queries.
+    fn deltas(&self, head: (usize, usize), queries: Range<usize>) -> [f32; QUERIES] {
+        let mut deltas = [0.0; QUERIES];
+        for (delta, query) in deltas.iter_mut().zip(queries) {
+            let row = |x| self.shape.row(x, self.shape.queries, head, query);
+            *delta = dot(row(self.dout), row(self.out));
+        }
+        deltas
+    }
+
     /// Adds one block's part to the gradients.
     fn block(
         &self,
@@ -198,30 +225,32 @@ impl Record<'_> {
     ) {
         let precision = self.precision;
         let Scratch {
-            units: [slope_rows, slope_pairs, share_pairs, ..],
+            units: [slope_rows, slope_pairs, share_pairs],
             values,
             more_values,
             rows,
             ..
         } = scratch;
-        grow(values, QUERIES * KEYS);
-        grow(more_values, QUERIES * KEYS);
+        values.grow(QUERIES * KEYS);
+        more_values.grow(QUERIES * KEYS);
         self.scores(packed.q, packed.k_columns, at, rows, values);
         self.scores(packed.dout, packed.v_columns, at, rows, more_values);
-        self.soften(head, at, values, more_values);
         for units in [&mut *slope_rows, &mut *slope_pairs, &mut *share_pairs] {
-            grow(units, QUERIES * KEYS);
+            units.grow(QUERIES * KEYS);
         }
-        for (i, slopes) in more_values.chunks_exact(KEYS).take(at.queries).enumerate() {
-            fill_row(
-                &slopes[..at.keys],
-                &mut slope_rows[i * KEYS..][..KEYS],
-                precision,
-            );
+        // The queries of one unit at a time, while they are in the first-level cache.
+        let at_once = values_per_unit(precision);
+        for first in (0..at.queries).step_by(at_once) {
+            let some = first..at.queries.min(first + at_once);
+            self.soften(head, at, (some.clone(), packed.deltas), values, more_values);
+            for i in some.clone() {
+                let slopes = &more_values[i * KEYS..][..at.keys];
+                fill_row(slopes, &mut slope_rows[i * KEYS..][..KEYS], precision);
+            }
+            let step = first / at_once * KEYS;
+            fill_step(more_values, at, &some, precision, &mut slope_pairs[step..]);
+            fill_step(values, at, &some, precision, &mut share_pairs[step..]);
         }
-        fill_steps(more_values, at, precision, slope_pairs);
-        fill_steps(values, at, precision, share_pairs);
-
         self.add_to_queries(head, at, (slope_rows, packed.k_rows), dq, rows);
         self.add_to_keys(head, at, (slope_pairs, packed.q_rows), dk, rows);
         self.add_to_keys(head, at, (share_pairs, packed.dout_rows), dv, rows);
@@ -262,7 +291,7 @@ impl Record<'_> {
             },
             columns: 0..shape.head_dim,
             bias: None,
-            add: true,
+            add: at.key > 0 || shape.causal,
         };
         // SAFETY: these rows belong to this head, which one task computes.
         unsafe { product.run(out.pointer(), std::ptr::null()) }
@@ -299,7 +328,7 @@ impl Record<'_> {
             },
             columns: 0..shape.head_dim,
             bias: None,
-            add: true,
+            add: at.query > 0 || shape.causal,
         };
         // SAFETY: these rows belong to this head, which one task computes.
         unsafe { product.run(out.pointer(), std::ptr::null()) }
@@ -315,9 +344,10 @@ impl Record<'_> {
         values: &mut [f32],
     ) {
         let depth = units(self.shape.head_dim, self.precision);
+        let step = step(self.shape.head_dim, self.precision);
         rows.clear();
         rows.extend((0..at.queries).map(|i| Row {
-            a: i * depth,
+            a: i * step,
             c: i * KEYS,
             bias: 0,
         }));
@@ -341,16 +371,19 @@ impl Record<'_> {
         unsafe { product.run(values.as_mut_ptr().wrapping_sub(at.key), std::ptr::null()) }
     }
 
-    /// Turns scores into shares and the shares' gradients into the scores', zero where a key is not seen.
-    fn soften(&self, head: (usize, usize), at: Block, scores: &mut [f32], slopes: &mut [f32]) {
+    /// Turns some queries' scores into shares and the shares' gradients into the scores', zero where a key is not seen.
+    fn soften(
+        &self,
+        head: (usize, usize),
+        at: Block,
+        (queries, deltas): (Range<usize>, &[f32]),
+        scores: &mut [f32],
+        slopes: &mut [f32],
+    ) {
         let shape = self.shape;
-        let lines = scores
-            .chunks_exact_mut(KEYS)
-            .zip(slopes.chunks_exact_mut(KEYS));
-        for (i, (scores, slopes)) in lines.take(at.queries).enumerate() {
+        for i in queries {
+            let (scores, slopes) = (&mut scores[i * KEYS..], &mut slopes[i * KEYS..]);
             let query = at.query + i;
-            let out = shape.row(self.out, shape.queries, head, query);
-            let delta = dot(shape.row(self.dout, shape.queries, head, query), out);
             let log_sum = self.log_sums[(head.0 * shape.heads + head.1) * shape.queries + query];
             let seen = shape.seen(query).saturating_sub(at.key).min(at.keys);
             slopes_of_row(
@@ -358,7 +391,7 @@ impl Record<'_> {
                 &mut slopes[..seen],
                 shape.scale(),
                 log_sum,
-                delta,
+                deltas[i],
             );
             scores[seen..at.keys].fill(0.0);
             slopes[seen..at.keys].fill(0.0);
@@ -366,21 +399,23 @@ impl Record<'_> {
     }
 }
 
-/// `values [queries, KEYS]` as a left operand whose rows are the keys and whose summed axis is the queries.
-fn fill_steps(values: &[f32], at: Block, precision: Precision, units_out: &mut [u32]) {
+/// The rows of one unit, one query or two, of `values [queries, KEYS]` as a step of a left operand whose rows are the
+/// keys and whose summed axis is the queries.
+fn fill_step(
+    values: &[f32],
+    at: Block,
+    queries: &Range<usize>,
+    precision: Precision,
+    units: &mut [u32],
+) {
     let row = |i: usize| &values[i * KEYS..][..at.keys];
-    for (step, out) in units_out
-        .chunks_exact_mut(KEYS)
-        .take(units(at.queries, precision))
-        .enumerate()
-    {
-        match precision {
-            Precision::F32 => fill_row(row(step), out, precision),
-            Precision::Bf16 => fill_pairs(
-                row(2 * step),
-                (2 * step + 1 < at.queries).then(|| row(2 * step + 1)),
-                out,
-            ),
-        }
+    let (first, units) = (queries.start, &mut units[..at.keys]);
+    match precision {
+        Precision::F32 => fill_row(row(first), units, precision),
+        Precision::Bf16 => fill_pairs(
+            row(first),
+            (queries.len() > 1).then(|| row(first + 1)),
+            units,
+        ),
     }
 }

@@ -1,18 +1,18 @@
 //! Attention, forward.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
-use super::AttentionShape;
+use super::{AttentionShape, step};
 use crate::isa::{Precision, for_every_level};
 use crate::math::{exp, fold, multiply_add};
-use crate::product::pack::{
-    fill_panel_of_columns, fill_panels, fill_row, grow, units, values_per_unit,
-};
+use crate::product::pack::{fill_panel_of_columns, fill_panels, fill_row, units, values_per_unit};
 use crate::product::{LANES, PANEL, Panels, Part, Product, Row};
-use crate::shared::{Output, Scratch, with_scratch};
+use crate::shared::{Output, Scratch, Units, with_scratch};
 
 /// Queries and keys of a block.
-const QUERIES: usize = 48;
+const QUERIES: usize = 64;
 const KEYS: usize = 512;
 
 /// `out = softmax(q @ k^T / sqrt(head_dim)) @ v` for every head.
@@ -45,8 +45,9 @@ pub fn attention(
     assert!(shape.keys > 0, "attention: queries without keys");
     let (k_group, v_group) = groups(shape, precision);
     let heads = shape.batch * shape.heads;
-    let mut panels = vec![0; heads * (k_group + v_group)];
-    panels
+    let mut panels = PANELS.take();
+    panels.grow(heads * (k_group + v_group));
+    panels[..heads * (k_group + v_group)]
         .par_chunks_mut(k_group + v_group)
         .enumerate()
         .for_each(|(i, panels)| {
@@ -76,6 +77,12 @@ pub fn attention(
         };
         with_scratch(|scratch| block.compute(scratch, out, sums));
     });
+    PANELS.set(panels);
+}
+
+thread_local! {
+    /// Packed keys and values of all heads.
+    static PANELS: Cell<Units> = const { Cell::new(Units::EMPTY) };
 }
 
 /// Units of one head's packed keys and values.
@@ -157,7 +164,7 @@ impl Block<'_> {
     /// Writes the block's rows of `out` and of the sums.
     fn compute(&self, scratch: &mut Scratch, out: Output, log_sums: Option<Output>) {
         let (shape, precision) = (self.shape, self.precision);
-        let depth = units(shape.head_dim, precision);
+        let step = step(shape.head_dim, precision);
         let width = shape.head_dim.next_multiple_of(LANES);
         let Scratch {
             a,
@@ -167,8 +174,8 @@ impl Block<'_> {
             rows,
             ..
         } = scratch;
-        grow(a, QUERIES * depth);
-        for (i, units) in a.chunks_exact_mut(depth).take(self.count).enumerate() {
+        a.grow(QUERIES * step);
+        for (i, units) in a.chunks_exact_mut(step).take(self.count).enumerate() {
             fill_row(
                 shape.row(self.q, shape.queries, self.head, self.first + i),
                 units,
@@ -176,9 +183,9 @@ impl Block<'_> {
             );
         }
         let stride = units(KEYS, precision);
-        grow(b, QUERIES * stride);
-        grow(values, QUERIES * KEYS);
-        grow(more_values, QUERIES * width);
+        b.grow(QUERIES * stride);
+        values.grow(QUERIES * KEYS);
+        more_values.grow(QUERIES * width);
         let mut state = [Softmax {
             highest: f32::NEG_INFINITY,
             sum: 0.0,
@@ -207,9 +214,10 @@ impl Block<'_> {
     /// `values [queries, KEYS]` = products of the block's queries with `there` keys from `keys` on.
     fn score(&self, a: &[u32], keys: usize, there: usize, rows: &mut Vec<Row>, values: &mut [f32]) {
         let depth = units(self.shape.head_dim, self.precision);
+        let step = step(self.shape.head_dim, self.precision);
         rows.clear();
         rows.extend((0..self.count).map(|i| Row {
-            a: i * depth,
+            a: i * step,
             c: i * KEYS,
             bias: 0,
         }));

@@ -9,6 +9,15 @@ mod forward;
 pub use backward::attention_backward;
 pub use forward::attention;
 
+use crate::isa::Precision;
+use crate::product::LANES;
+use crate::product::pack::units;
+
+/// Units from one row of a left operand to the next, whole lines of the cache.
+fn step(head_dim: usize, precision: Precision) -> usize {
+    units(head_dim, precision).next_multiple_of(LANES)
+}
+
 /// Sizes of an attention. Scores are scaled by `1 / sqrt(head_dim)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionShape {

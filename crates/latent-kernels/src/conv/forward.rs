@@ -6,11 +6,9 @@ use super::ConvShape;
 use super::plan::{Axis, Phase, Plan};
 use crate::isa::Precision;
 use crate::linear::{PackedMatrix, TASK_ROWS, TASK_UNITS, TASKS};
-use crate::product::pack::{
-    fill_panel, fill_panel_by_column, fill_row, grow, units, values_per_unit,
-};
+use crate::product::pack::{fill_panel, fill_panel_by_column, fill_row, units, values_per_unit};
 use crate::product::{LANES, PANEL, Part, Product, Row};
-use crate::shared::{Output, Scratch, with_scratch};
+use crate::shared::{Lines, Output, Scratch, Units, with_scratch};
 
 /// A weight `[co, ci, kh, kw]` packed for [`conv2d`] or for [`conv2d_backward_input`].
 ///
@@ -335,7 +333,7 @@ impl Walk<'_> {
     }
 
     /// Copies the input lines that the task reads.
-    fn fill_band(&self, task: &Task, units_out: &mut Vec<u32>) -> Band {
+    fn fill_band(&self, task: &Task, units_out: &mut Units) -> Band {
         let Plan { y, x } = &self.w.plan;
         let (h, w, c) = (self.from.h as isize, self.from.w, self.from.c);
         let pixel = units(c, self.w.precision);
@@ -345,7 +343,7 @@ impl Walk<'_> {
             line: columns * pixel,
             pixel,
         };
-        grow(units_out, task.pictures.len() * band.lines * band.line);
+        units_out.grow(task.pictures.len() * band.lines * band.line);
         let first = (task.lines.start * y.stride) as isize + y.first();
         let places = task
             .pictures
@@ -363,7 +361,7 @@ impl Walk<'_> {
     }
 
     /// Sums of bias and `per_channel` for the task's pictures; whether there are any.
-    fn fill_bias(&self, task: &Task, values: &mut Vec<f32>) -> bool {
+    fn fill_bias(&self, task: &Task, values: &mut Lines<f32>) -> bool {
         let Epilogue {
             bias, per_channel, ..
         } = self.epilogue;
@@ -371,7 +369,7 @@ impl Walk<'_> {
             return false;
         }
         let width = self.to.c.next_multiple_of(LANES);
-        grow(values, task.pictures.len() * width);
+        values.grow(task.pictures.len() * width);
         for (picture, values) in task.pictures.clone().zip(values.chunks_exact_mut(width)) {
             for (c, value) in values[..self.to.c].iter_mut().enumerate() {
                 *value = bias.map_or(0.0, |bias| bias[c])

@@ -12,14 +12,14 @@ use rayon::prelude::*;
 use super::ConvShape;
 use super::plan::{Phase, Plan};
 use crate::isa::Precision;
-use crate::product::pack::{fill_pairs, fill_row, grow, units, values_per_unit};
+use crate::product::pack::{fill_pairs, fill_row, grow, turn, units, values_per_unit};
 use crate::product::{LANES, PANEL, Panels, Part, Product, Row};
 use crate::shared::{Output, Scratch, with_scratch};
 
 /// Units of the summed axis that a task lays out at once.
-const DEPTH: usize = 128;
+const DEPTH: usize = 512;
 /// Columns (taps times input channels) of a task, about.
-const COLUMNS: usize = 576;
+const COLUMNS: usize = 1152;
 /// Tasks to aim at, a number that does not depend on the threads.
 const TASKS: usize = 16;
 /// Most output channels of a task.
@@ -119,6 +119,8 @@ struct Gradient<'a> {
     precision: Precision,
     /// Places of the taps, over all phases.
     cells: usize,
+    /// Every cell with every tap that it stands for.
+    places: Vec<(usize, usize)>,
     /// Input channels of a block, and blocks.
     channels: usize,
     channel_blocks: usize,
@@ -149,8 +151,28 @@ struct Chunk {
     /// Outputs of a line, and units that hold them.
     count: usize,
     units: usize,
-    /// Input lines of a picture.
+    /// Input lines of a picture, and those from one output line to the next.
     inputs: usize,
+    stride: usize,
+}
+
+impl Chunk {
+    /// Units of the summed axis: line by line, of all pictures.
+    fn steps(&self) -> usize {
+        self.lines.len() * self.pictures.len() * self.units
+    }
+
+    /// Input lines in the order they are laid out, in which those that one tap reads are neighbours.
+    fn input_lines(&self) -> impl Iterator<Item = usize> {
+        let (inputs, stride) = (self.inputs, self.stride);
+        (0..stride).flat_map(move |class| (class..inputs).step_by(stride))
+    }
+
+    /// Where in that order the lines of tap line `j` begin.
+    fn place(&self, j: usize) -> usize {
+        let before = (0..j % self.stride).map(|class| (self.inputs - class).div_ceil(self.stride));
+        before.sum::<usize>() + j / self.stride
+    }
 }
 
 impl<'a> Gradient<'a> {
@@ -183,6 +205,7 @@ impl<'a> Gradient<'a> {
             x,
             dy,
             shape,
+            places: places(&plan, shape.kw),
             plan,
             precision,
             cells: sizes.iter().sum(),
@@ -226,6 +249,7 @@ impl<'a> Gradient<'a> {
             count,
             units: units(count, self.precision),
             inputs: (lines.len() - 1) * self.plan.y.stride + y.taps.len(),
+            stride: self.plan.y.stride,
             lines,
         }
     }
@@ -242,29 +266,32 @@ impl<'a> Gradient<'a> {
                 let first = before * task.outputs.len() * row;
                 before += cells;
                 self.fill_patches(&chunk, (y, x), &task.channels, scratch);
-                self.fill_dy(&chunk, (y, x), &task.outputs, &mut scratch.a);
-                let outputs = task.outputs.len();
+                self.fill_dy(&chunk, (y, x), &task.outputs, scratch);
+                let distance = chunk.steps().next_multiple_of(LANES);
                 scratch.rows.clear();
-                let rows = (0..outputs).map(|i| Row {
-                    a: i,
+                let rows = (0..task.outputs.len()).map(|i| Row {
+                    a: i * distance,
                     c: i * cells * row,
                     bias: 0,
                 });
                 scratch.rows.extend(rows);
                 let columns = x.taps.len() * task.channels.len();
                 for j in 0..y.taps.len() {
-                    let length = self.fill_parts(&chunk, j, outputs, &mut scratch.parts);
                     let product = Product {
                         precision: self.precision,
                         a: &scratch.a,
                         rows: &scratch.rows,
-                        parts: if length == 0 { &[] } else { &scratch.parts },
-                        length,
-                        a_step: outputs,
+                        parts: &[Part {
+                            a: 0,
+                            group: 0,
+                            k: chunk.place(j) * chunk.pictures.len() * chunk.units,
+                        }],
+                        length: chunk.steps(),
+                        a_step: 1,
                         b: Panels {
                             data: &scratch.b,
                             n: columns,
-                            k: chunk.pictures.len() * chunk.inputs * chunk.units,
+                            k: chunk.inputs * chunk.pictures.len() * chunk.units,
                         },
                         columns: 0..columns,
                         bias: None,
@@ -275,30 +302,6 @@ impl<'a> Gradient<'a> {
                     unsafe { product.run(sums.add(place), std::ptr::null()) }
                 }
             }
-        }
-    }
-
-    /// The runs of the summed axis for tap line `j`; the length of one.
-    fn fill_parts(&self, chunk: &Chunk, j: usize, outputs: usize, parts: &mut Vec<Part>) -> usize {
-        let (lines, stride) = (chunk.lines.len(), self.plan.y.stride);
-        parts.clear();
-        for picture in 0..chunk.pictures.len() {
-            for line in 0..lines {
-                parts.push(Part {
-                    a: (picture * lines + line) * chunk.units * outputs,
-                    group: 0,
-                    k: (picture * chunk.inputs + line * stride + j) * chunk.units,
-                });
-                // Neighbouring lines follow each other in both operands.
-                if stride == 1 {
-                    break;
-                }
-            }
-        }
-        if stride == 1 {
-            lines * chunk.units
-        } else {
-            chunk.units
         }
     }
 
@@ -321,26 +324,50 @@ impl<'a> Gradient<'a> {
             return;
         }
         let depth = chunk.pictures.len() * chunk.inputs * chunk.units;
-        grow(b, Panels::group(columns, depth));
+        b.grow(Panels::group(columns, depth));
         let places = (chunk.count - 1) * stride + x.taps.len();
-        grow(values, places * width);
+        values.grow(places * width);
         let top = (chunk.lines.start * self.plan.y.stride) as isize + y.first;
         let mut step = 0;
-        for picture in chunk.pictures.clone() {
-            for line in 0..chunk.inputs {
-                let values = &mut values[..places * width];
-                self.fill_line(picture, top + line as isize, x, channels, values);
+        for line in chunk.input_lines() {
+            for picture in chunk.pictures.clone() {
+                let line = top + line as isize;
+                let in_place = self.line_in_place(picture, line, x, channels, places);
+                let (line, distance) = in_place.unwrap_or_else(|| {
+                    let values = &mut values[..places * width];
+                    self.fill_line(picture, line, x, channels, values);
+                    (values, width)
+                });
+                let place = |pixel: usize| &line[pixel * stride * distance..][..columns];
                 for unit in 0..chunk.units {
-                    let low = &values[unit * per_unit * stride * width..][..columns];
+                    let low = place(unit * per_unit);
                     let second = unit * per_unit + 1;
-                    let high = (per_unit == 2 && second < chunk.count)
-                        .then(|| &values[second * stride * width..][..columns]);
+                    let high = (per_unit == 2 && second < chunk.count).then(|| place(second));
                     write_step(low, high, (depth, step), self.precision, b);
                     step += 1;
                 }
             }
         }
         pad(columns, depth, b);
+    }
+
+    /// The channels of one input line where they lie, and the values from one pixel to the next, if `places` pixels
+    /// of it can be read as they are.
+    fn line_in_place(
+        &self,
+        picture: usize,
+        line: isize,
+        x: &Phase,
+        channels: &Range<usize>,
+        places: usize,
+    ) -> Option<(&[f32], usize)> {
+        let ConvShape { h, w, ci, .. } = *self.shape;
+        let first = usize::try_from(x.first).ok()?;
+        let line = usize::try_from(line).ok().filter(|line| *line < h)?;
+        let together = x.taps.len() == 1 || channels.len() == ci;
+        let start = ((picture * h + line) * w + first) * ci;
+        let line = self.x.get(start..start + places * ci)?;
+        (together && first + places <= w).then_some((&line[channels.start..], ci))
     }
 
     /// Copies the channels of one input line, from the first place that phase `x` reads, zeros outside the picture.
@@ -379,78 +406,119 @@ impl<'a> Gradient<'a> {
         }
     }
 
-    /// Lays out `dy`: `[pixels of a line in units][outputs]`, line after line.
+    /// Lays out `dy`: `[outputs][lines][pictures][pixels of a line in units]`, rows of whole lines of the cache.
     fn fill_dy(
         &self,
         chunk: &Chunk,
         (y, x): (&Phase, &Phase),
         outputs: &Range<usize>,
-        out: &mut Vec<u32>,
+        scratch: &mut Scratch,
+    ) {
+        let (width, steps) = (outputs.len(), chunk.steps());
+        let distance = steps.next_multiple_of(LANES);
+        let Scratch {
+            a,
+            units: [lines, ..],
+            ..
+        } = scratch;
+        a.grow(width.next_multiple_of(LANES) * distance);
+        lines.grow(LANES * width);
+        for first in (0..steps).step_by(LANES) {
+            let lines = &mut lines[..LANES * width];
+            for (step, units) in (first..steps).zip(lines.chunks_exact_mut(width)) {
+                self.fill_step(chunk, (y, x), outputs, step, units);
+            }
+            turn(lines, width, distance, &mut a[first..]);
+        }
+    }
+
+    /// Step `step` of the summed axis of `dy`, for all outputs.
+    fn fill_step(
+        &self,
+        chunk: &Chunk,
+        (y, x): (&Phase, &Phase),
+        outputs: &Range<usize>,
+        step: usize,
+        units: &mut [u32],
     ) {
         let (ho, wo, co) = (self.shape.out_h(), self.shape.out_w(), self.shape.co);
-        let (width, step, per_unit) = (
-            outputs.len(),
-            self.plan.x.step,
-            values_per_unit(self.precision),
-        );
-        grow(
-            out,
-            chunk.pictures.len() * chunk.lines.len() * chunk.units * width,
-        );
-        let lines = chunk.pictures.clone().flat_map(|picture| {
-            let line = move |t: usize| (picture, t * self.plan.y.step + y.offset);
-            chunk.lines.clone().map(line)
-        });
-        for ((picture, line), out) in lines.zip(out.chunks_exact_mut((chunk.units * width).max(1)))
-        {
-            let pixel = |i: usize| {
-                let start = ((picture * ho + line) * wo + i * step + x.offset) * co;
-                let values = start + outputs.start..start + outputs.end;
-                (line < ho && i < chunk.count)
-                    .then(|| self.dy.get(values))
-                    .flatten()
-            };
-            for (unit, out) in out.chunks_exact_mut(width).enumerate() {
-                match (self.precision, pixel(unit * per_unit)) {
-                    (_, None) => out.fill(0),
-                    (Precision::F32, Some(low)) => fill_row(low, out, Precision::F32),
-                    (Precision::Bf16, Some(low)) => fill_pairs(low, pixel(unit * 2 + 1), out),
-                }
-            }
+        let (line, unit) = (step / chunk.units, step % chunk.units);
+        let picture = chunk.pictures.start + line % chunk.pictures.len();
+        let line = chunk.lines.start + line / chunk.pictures.len();
+        let line = line * self.plan.y.step + y.offset;
+        let pixel = |i: usize| {
+            let place = i * self.plan.x.step + x.offset;
+            let start = ((picture * ho + line) * wo + place) * co;
+            let values = self.dy.get(start + outputs.start..start + outputs.end);
+            values.filter(|_| line < ho && i < chunk.count)
+        };
+        match (
+            self.precision,
+            pixel(unit * values_per_unit(self.precision)),
+        ) {
+            (_, None) => units.fill(0),
+            (Precision::F32, Some(low)) => fill_row(low, units, Precision::F32),
+            (Precision::Bf16, Some(low)) => fill_pairs(low, pixel(unit * 2 + 1), units),
         }
     }
 
     /// Adds the shares of output channel `co` up into `dw [ci, taps]`.
     fn collect(&self, sums: &[f32], co: usize, dw: &mut [f32]) {
-        let (kw, taps) = (self.shape.kw, self.shape.kh * self.shape.kw);
-        let block = self.cells * self.outputs * self.channels;
         dw.fill(0.0);
-        for (i, sums) in sums.chunks_exact(block).take(self.tasks()).enumerate() {
-            let task = self.task(i);
-            if !task.outputs.contains(&co) {
-                continue;
+        let block = self.cells * self.outputs * self.channels;
+        let (blocks, outputs) = (self.channel_blocks * self.output_blocks, co / self.outputs);
+        let mut total = vec![0.0; self.cells * self.channels];
+        for first in (0..self.channel_blocks).map(|c| c * self.output_blocks + outputs) {
+            let task = self.task(first);
+            total.fill(0.0);
+            for share in 0..self.shares {
+                let sums = &sums[(share * blocks + first) * block..][..block];
+                self.add_share(sums, &task, co - task.outputs.start, &mut total);
             }
-            let (width, row) = (task.channels.len(), co - task.outputs.start);
-            let mut before = 0;
-            for (y, x) in self.plan.phases() {
-                let cells = y.taps.len() * x.taps.len();
-                let first = (before * task.outputs.len() + row * cells) * width;
-                before += cells;
-                let places = y
-                    .taps
-                    .iter()
-                    .flat_map(|ys| x.taps.iter().map(move |xs| (ys, xs)));
-                let sums = sums[first..][..cells * width].chunks_exact(width);
-                for ((ys, xs), sums) in places.zip(sums) {
-                    for tap in ys.iter().flat_map(|y| xs.iter().map(move |x| y * kw + x)) {
-                        for (c, sum) in sums.iter().enumerate() {
-                            dw[(task.channels.start + c) * taps + tap] += sum;
-                        }
-                    }
-                }
+            self.scatter(&total, &task.channels, dw);
+        }
+    }
+
+    /// Adds row `row` of one task's sums to `total [cells, channels]`.
+    fn add_share(&self, sums: &[f32], task: &Task, row: usize, total: &mut [f32]) {
+        let width = task.channels.len();
+        let mut before = 0;
+        for (y, x) in self.plan.phases() {
+            let cells = y.taps.len() * x.taps.len();
+            let first = (before * task.outputs.len() + row * cells) * width;
+            let total = &mut total[before * width..][..cells * width];
+            for (total, sum) in total.iter_mut().zip(&sums[first..]) {
+                *total += sum;
+            }
+            before += cells;
+        }
+    }
+
+    /// Adds `total [cells, channels]` to the taps that each cell stands for.
+    fn scatter(&self, total: &[f32], channels: &Range<usize>, dw: &mut [f32]) {
+        let (width, taps) = (channels.len(), self.shape.kh * self.shape.kw);
+        let dw = dw[channels.start * taps..].chunks_exact_mut(taps);
+        for (c, dw) in dw.take(width).enumerate() {
+            for (cell, tap) in &self.places {
+                dw[*tap] += total[cell * width + c];
             }
         }
     }
+}
+
+/// Every cell with every tap that it stands for.
+fn places(plan: &Plan, kw: usize) -> Vec<(usize, usize)> {
+    let cells = plan.phases().flat_map(|(y, x)| {
+        let lines = y.taps.iter();
+        lines.flat_map(|ys| x.taps.iter().map(move |xs| (ys, xs)))
+    });
+    let taps = cells.enumerate().flat_map(|(cell, (ys, xs))| {
+        let taps = ys
+            .iter()
+            .flat_map(move |y| xs.iter().map(move |x| y * kw + x));
+        taps.map(move |tap| (cell, tap))
+    });
+    taps.collect()
 }
 
 /// Cuts `len` into blocks of about the same size, at most `most` (rounded up to `step`): size and number.

@@ -303,50 +303,46 @@ pub fn group_norm_backward(
     if x.is_empty() {
         return;
     }
-    let (picture, spread) = (shape.picture(), spread(stats, shape));
-    let chunk = shape.chunk() * shape.channels;
-    each_chunk(dx, picture, chunk, |i, first, d| {
-        let place = i * picture + first;
-        let of = channels(&spread, i, gamma, beta);
-        slopes(
-            &x[place..][..d.len()],
-            &dy[place..][..d.len()],
-            &of,
-            shape.silu,
-            d,
-        );
-    });
-    let d = &*dx;
-    let sums = shape.sums(|i, values, sums, products| {
-        let values = i * picture + values.start..i * picture + values.end;
-        slope_sums(
-            &x[values.clone()],
-            &d[values],
-            &channels(&spread, i, gamma, beta),
-            sums,
-            products,
-        );
-    });
+    let spread = spread(stats, shape);
+    let of = |i: usize| channels(&spread, i, gamma, beta);
+    let sums = slopes_and_sums(x, dy, shape, &of, dx);
     add_up(&sums, dgamma, dbeta);
     let corrections: Vec<_> = sums
         .iter()
         .enumerate()
         .map(|(i, sums)| correction(sums, i, gamma, stats, shape))
         .collect();
-    each_chunk(dx, picture, chunk, |i, first, d| {
-        let c = shape.channels;
+    let (picture, c) = (shape.picture(), shape.channels);
+    each_chunk(dx, picture, shape.chunk() * c, |i, first, d| {
         let by = Correction {
             scale: &corrections[i][..c],
             flat: &corrections[i][c..2 * c],
             tilt: &corrections[i][2 * c..],
         };
-        correct(
-            &x[i * picture + first..][..d.len()],
-            &channels(&spread, i, gamma, beta),
-            &by,
-            d,
-        );
+        correct(&x[i * picture + first..][..d.len()], &of(i), &by, d);
     });
+}
+
+/// `d`, the gradient of what SiLU was given (else of the output), and each picture's sums of it and of its product
+/// with the normalised input; `of(i)` are the numbers of picture `i`'s channels.
+fn slopes_and_sums<'a>(
+    x: &[f32],
+    dy: &[f32],
+    shape: &GroupNormShape,
+    of: &(impl Fn(usize) -> Channels<'a> + Sync),
+    d: &mut [f32],
+) -> Vec<Vec<f64>> {
+    let (picture, chunk) = (shape.picture(), shape.chunk() * shape.channels);
+    each_chunk(d, picture, chunk, |i, first, d| {
+        let place = i * picture + first;
+        let (x, dy) = (&x[place..][..d.len()], &dy[place..][..d.len()]);
+        slopes(x, dy, &of(i), shape.silu, d);
+    });
+    let d = &*d;
+    shape.sums(|i, values, sums, products| {
+        let values = i * picture + values.start..i * picture + values.end;
+        slope_sums(&x[values.clone()], &d[values], &of(i), sums, products);
+    })
 }
 
 /// Runs `work(picture, first value in it, values)` over all chunks.

@@ -5,7 +5,7 @@
 //! * the left operand is read unit by unit at arbitrary row offsets, so a convolution hands over the places of its
 //!   patches and never builds a matrix of them;
 //! * the right operand lies in panels `[n / 64][k][64]` of units (the last panel is as wide as it needs to be,
-//!   in steps of 16).
+//!   in steps of 16). AVX-512 and AMX multiply the same panels.
 //!
 //! Every output value is summed in the same order whatever the rows beside it, the task or the thread.
 
@@ -51,7 +51,7 @@ pub(crate) struct Run {
     pub b: usize,
 }
 
-/// A block of output that fits in registers, at most [`Kernel::rows`] by 64.
+/// A block of output, 64 columns wide at most; [`Kernel::rows`] of them fit in registers.
 pub(crate) struct Tile<'a> {
     pub a: *const u32,
     pub b: *const u32,
@@ -84,12 +84,11 @@ pub(crate) struct Kernel {
     pub rows: [usize; 4],
 }
 
-/// The kernel of `precision` at `level`.
-pub(crate) fn kernel_at(level: Level, precision: Precision) -> Kernel {
+/// The kernel of `precision` at `level`; bf16 of [`Level::Amx`] has its own walk, in [`amx`].
+fn kernel_at(level: Level, precision: Precision) -> Kernel {
     #[cfg(target_arch = "x86_64")]
     match (level, precision) {
-        (Level::Amx, Precision::Bf16) => return amx::BF16,
-        (Level::Avx512Bf16, Precision::Bf16) => return avx512::BF16,
+        (Level::Avx512Bf16 | Level::Amx, Precision::Bf16) => return avx512::BF16,
         (Level::Avx512 | Level::Avx512Bf16 | Level::Amx, Precision::F32) => return avx512::F32,
         (Level::Avx2 | Level::Avx512, Precision::Bf16) => return avx2::BF16,
         (Level::Avx2, Precision::F32) => return avx2::F32,
@@ -156,21 +155,31 @@ impl Product<'_> {
     /// # Safety
     /// Every row's `n` values at `c + row.c` are writable and used by no other thread; `residual` is readable there.
     pub(crate) unsafe fn run(&self, c: *mut f32, residual: *const f32) {
+        // SAFETY: the caller's promise; the machine has the level in use.
+        unsafe { self.run_at(level(), c, residual) }
+    }
+
+    /// [`run`](Self::run) with the instructions of `level`.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), and the machine has `level`.
+    unsafe fn run_at(&self, level: Level, c: *mut f32, residual: *const f32) {
         self.check();
-        if self.parts.is_empty() || self.length == 0 {
-            // SAFETY: the caller's promise.
-            return unsafe {
-                self.pass(
-                    &[],
-                    0,
-                    Ends {
-                        first: true,
-                        last: true,
-                    },
-                    c,
-                    residual,
-                )
+        let pass = |parts: &[Part], length, first, last| {
+            let pass = Pass {
+                product: self,
+                parts,
+                length,
+                bias: self.bias.filter(|_| first),
+                add: self.add || !first,
+                c,
+                residual: if last { residual } else { std::ptr::null() },
             };
+            // SAFETY: the caller's promise; `check` covers the offsets inside the operands.
+            unsafe { pass.run(level) }
+        };
+        if self.parts.is_empty() || self.length == 0 {
+            return pass(&[], 0, true, true);
         }
         if self.length > DEPTH {
             let pieces = self.length.div_ceil(DEPTH);
@@ -183,24 +192,16 @@ impl Product<'_> {
                         ..*part
                     };
                     let length = piece.min(self.length - first);
-                    let ends = Ends {
-                        first: i == 0 && first == 0,
-                        last: i + 1 == self.parts.len() && first + length == self.length,
-                    };
-                    // SAFETY: the caller's promise.
-                    unsafe { self.pass(&[moved], length, ends, c, residual) }
+                    let last = i + 1 == self.parts.len() && first + length == self.length;
+                    pass(&[moved], length, i == 0 && first == 0, last);
                 }
             }
             return;
         }
         let at_once = (DEPTH / self.length).clamp(1, RUNS);
         for (i, parts) in self.parts.chunks(at_once).enumerate() {
-            let ends = Ends {
-                first: i == 0,
-                last: (i + 1) * at_once >= self.parts.len(),
-            };
-            // SAFETY: the caller's promise.
-            unsafe { self.pass(parts, self.length, ends, c, residual) }
+            let last = (i + 1) * at_once >= self.parts.len();
+            pass(parts, self.length, i == 0, last);
         }
     }
 
@@ -234,59 +235,83 @@ impl Product<'_> {
             );
         }
     }
+}
 
+/// One walk over all rows and columns of a product, with some of its parts.
+struct Pass<'a> {
+    product: &'a Product<'a>,
+    parts: &'a [Part],
+    /// Units of a part.
+    length: usize,
+    /// What the sums begin with: a bias, what the output holds.
+    bias: Option<&'a [f32]>,
+    add: bool,
+    c: *mut f32,
+    /// Null, or what is added in the end.
+    residual: *const f32,
+}
+
+impl Pass<'_> {
     /// # Safety
-    /// As [`run`](Self::run), after [`check`](Self::check).
-    unsafe fn pass(
-        &self,
-        parts: &[Part],
-        length: usize,
-        ends: Ends,
-        c: *mut f32,
-        residual: *const f32,
-    ) {
-        let kernel = kernel_at(level(), self.precision);
-        let Panels { data, n, k } = self.b;
+    /// As [`Product::run_at`], after [`Product::check`].
+    unsafe fn run(&self, level: Level) {
+        let precision = self.product.precision;
+        #[cfg(target_arch = "x86_64")]
+        if (level, precision) == (Level::Amx, Precision::Bf16) {
+            // SAFETY: the caller's promise.
+            return unsafe { amx::run(self) };
+        }
+        let kernel = kernel_at(level, precision);
         let mut runs = [Run::default(); RUNS];
-        for first in self.columns.clone().step_by(PANEL) {
-            let width = Panels::width(n, first);
-            for (run, part) in runs.iter_mut().zip(parts) {
-                let b = part.group * Panels::group(n, k) + first * k + part.k * width;
-                *run = Run { a: part.a, b };
-            }
-            for rows in self.rows.chunks(kernel.rows[width / LANES - 1]) {
-                let tile = Tile {
-                    a: self.a.as_ptr(),
-                    b: data.as_ptr(),
-                    c: c.wrapping_add(first),
-                    bias: match self.bias {
-                        Some(bias) if ends.first => bias[first..].as_ptr(),
-                        _ => std::ptr::null(),
-                    },
-                    residual: if ends.last && !residual.is_null() {
-                        residual.wrapping_add(first)
-                    } else {
-                        std::ptr::null()
-                    },
-                    rows,
-                    runs: &runs[..parts.len()],
-                    length,
-                    a_step: self.a_step,
-                    b_step: width,
-                    vectors: width / LANES,
-                    last: ((n - first).min(PANEL) - 1) % LANES + 1,
-                    add: !ends.first || self.add,
-                };
-                // SAFETY: the level has the kernel's features; `check` and the caller cover the offsets.
-                unsafe { (kernel.tile)(&tile) }
+        for first in self.product.columns.clone().step_by(PANEL) {
+            let runs = self.runs(first, &mut runs);
+            let rows_at_once = kernel.rows[self.width(first) / LANES - 1];
+            for rows in self.product.rows.chunks(rows_at_once) {
+                // SAFETY: the caller's promise.
+                unsafe { (kernel.tile)(&self.tile(first, rows, runs)) }
             }
         }
     }
-}
 
-/// Whether a pass is the first, the last of a product.
-#[derive(Clone, Copy)]
-struct Ends {
-    first: bool,
-    last: bool,
+    /// Width in columns of the panel that begins at column `first`.
+    fn width(&self, first: usize) -> usize {
+        Panels::width(self.product.b.n, first)
+    }
+
+    /// The parts as runs of the panel that begins at column `first`.
+    fn runs<'r>(&self, first: usize, runs: &'r mut [Run; RUNS]) -> &'r [Run] {
+        let (Panels { n, k, .. }, width) = (self.product.b, self.width(first));
+        for (run, part) in runs.iter_mut().zip(self.parts) {
+            let b = part.group * Panels::group(n, k) + first * k + part.k * width;
+            *run = Run { a: part.a, b };
+        }
+        &runs[..self.parts.len()]
+    }
+
+    /// The block of `rows` by the panel that begins at column `first`.
+    fn tile<'t>(&self, first: usize, rows: &'t [Row], runs: &'t [Run]) -> Tile<'t> {
+        let (product, width) = (self.product, self.width(first));
+        Tile {
+            a: product.a.as_ptr(),
+            b: product.b.data.as_ptr(),
+            c: self.c.wrapping_add(first),
+            bias: match self.bias {
+                Some(bias) => bias[first..].as_ptr(),
+                None => std::ptr::null(),
+            },
+            residual: if self.residual.is_null() {
+                self.residual
+            } else {
+                self.residual.wrapping_add(first)
+            },
+            rows,
+            runs,
+            length: self.length,
+            a_step: product.a_step,
+            b_step: width,
+            vectors: width / LANES,
+            last: ((product.b.n - first).min(PANEL) - 1) % LANES + 1,
+            add: self.add,
+        }
+    }
 }

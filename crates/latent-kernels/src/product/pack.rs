@@ -201,21 +201,33 @@ fn turn_panel(
 }
 
 /// `out[step * width + j] = rows[j * k + step]` for 16 rows of `k` units.
-fn turn(rows: &[u32], k: usize, width: usize, out: &mut [u32]) {
-    let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if crate::isa::level() >= crate::isa::Level::Avx512 {
-        done = k / LANES * LANES;
-        for step in (0..done).step_by(LANES) {
-            // SAFETY: `level` says that the CPU has these features.
-            unsafe { avx512::turn(&rows[step..], k, width, &mut out[step * width..]) }
-        }
-    }
+pub(crate) fn turn(rows: &[u32], k: usize, width: usize, out: &mut [u32]) {
+    let done = turn_whole(rows, k, width, out);
     for step in done..k {
         for (j, out) in out[step * width..][..LANES].iter_mut().enumerate() {
             *out = rows[j * k + step];
         }
     }
+}
+
+/// Turns blocks of 16 steps as far as they go; the steps done.
+#[cfg(target_arch = "x86_64")]
+fn turn_whole(rows: &[u32], k: usize, width: usize, out: &mut [u32]) -> usize {
+    if crate::isa::level() < crate::isa::Level::Avx512 {
+        return 0;
+    }
+    let whole = k / LANES * LANES;
+    for step in (0..whole).step_by(LANES) {
+        // SAFETY: `level` says that the CPU has these features.
+        unsafe { avx512::turn(&rows[step..], k, width, &mut out[step * width..]) }
+    }
+    whole
+}
+
+/// Elsewhere every step is turned by itself.
+#[cfg(not(target_arch = "x86_64"))]
+fn turn_whole(_: &[u32], _: usize, _: usize, _: &mut [u32]) -> usize {
+    0
 }
 
 /// Makes room for `len` values; what they hold is old.
@@ -237,4 +249,4 @@ fn with_buffers(work: impl FnOnce(&mut Vec<f32>, &mut Vec<u32>)) {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;

@@ -286,11 +286,16 @@ pub(crate) fn group_norm(x: &[f64], gamma: &[f32], beta: &[f32], s: &GroupNormSh
 }
 
 /// Runs this test program again with each lesser instruction set; the children skip this step.
+#[expect(clippy::print_stderr, reason = "says what is not tested here")]
 pub(crate) fn repeat_with_lesser_instruction_sets() {
     if std::env::var_os("LATENT_ISA").is_some() {
         return;
     }
     assert_eq!(latent_kernels::check_instruction_set(), Ok(()));
+    let best = latent_kernels::instruction_set();
+    if best != "amx" {
+        eprintln!("`amx` is not tested: this machine, or its system, has nothing above `{best}`");
+    }
     let here = std::env::current_exe().expect("the test's own path");
     for level in ["portable", "avx2", "avx512", "avx512bf16"] {
         let output = std::process::Command::new(&here)

@@ -228,7 +228,10 @@ impl Scaling {
                 tensor(means.iter().map(|&mean| mean as f32).collect()),
                 tensor(stds.iter().map(|&std| (self.factor / std) as f32).collect()),
             ),
-            None => (tensor(vec![self.shift as f32]), tensor(vec![self.factor as f32])),
+            None => (
+                tensor(vec![self.shift as f32]),
+                tensor(vec![self.factor as f32]),
+            ),
         }
     }
 }

@@ -118,7 +118,8 @@ impl AutoencoderKlConfig {
 impl ModelConfig for AutoencoderKlConfig {
     const CLASS: &'static str = "AutoencoderKL";
     const IDENTITY: &'static [(&'static str, &'static str)] = &[("_class_name", Self::CLASS)];
-    const FIXED: &'static [(&'static str, &'static [&'static str])] = &[("act_fn", &["\"silu\"", "\"swish\""])];
+    const FIXED: &'static [(&'static str, &'static [&'static str])] =
+        &[("act_fn", &["\"silu\"", "\"swish\""])];
     const WRITTEN: &'static [(&'static str, &'static str)] = &[("act_fn", "\"silu\"")];
     const IGNORED: &'static [&'static str] = &["_diffusers_version", "_name_or_path"];
 
@@ -131,17 +132,26 @@ impl ModelConfig for AutoencoderKlConfig {
             ("sample_size", self.sample_size),
         ])?;
         check_factor("scaling_factor", self.scaling_factor)?;
-        for (key, values) in [("latents_mean", &self.latents_mean), ("latents_std", &self.latents_std)] {
+        for (key, values) in [
+            ("latents_mean", &self.latents_mean),
+            ("latents_std", &self.latents_std),
+        ] {
             let count = values.as_ref().map_or(self.latent_channels, Vec::len);
             need(count == self.latent_channels, key, || {
-                format!("has {count} numbers, and `latent_channels` is {}", self.latent_channels)
+                format!(
+                    "has {count} numbers, and `latent_channels` is {}",
+                    self.latent_channels
+                )
             })?;
         }
-        need(self.latents_mean.is_some() == self.latents_std.is_some(), "latents_mean", || {
-            "and `latents_std` go together; one of them is missing".into()
-        })?;
+        need(
+            self.latents_mean.is_some() == self.latents_std.is_some(),
+            "latents_mean",
+            || "and `latents_std` go together; one of them is missing".into(),
+        )?;
         let stds = self.latents_std.iter().flatten();
-        stds.into_iter().try_for_each(|&std| check_factor("latents_std", Some(std)))
+        stds.into_iter()
+            .try_for_each(|&std| check_factor("latents_std", Some(std)))
     }
 }
 
@@ -305,9 +315,14 @@ impl ModelConfig for SimpleAutoencoderConfig {
 
     fn check_sizes(&self) -> Result<(), Fault> {
         need((1..=8).contains(&self.channels.len()), "channels", || {
-            format!("has {} levels; between 1 and 8 can be built", self.channels.len())
+            format!(
+                "has {} levels; between 1 and 8 can be built",
+                self.channels.len()
+            )
         })?;
-        self.channels.iter().try_for_each(|&width| need_sizes(&[("channels", width)]))?;
+        self.channels
+            .iter()
+            .try_for_each(|&width| need_sizes(&[("channels", width)]))?;
         need_sizes(&[
             ("in_channels", self.in_channels),
             ("latent_channels", self.latent_channels),
@@ -317,9 +332,11 @@ impl ModelConfig for SimpleAutoencoderConfig {
 }
 
 fn check_factor(key: &str, factor: Option<f64>) -> Result<(), Fault> {
-    need(factor.is_none_or(|factor| factor.is_finite() && factor > 0.0), key, || {
-        format!("is {}; it must be above 0", factor.unwrap_or_default())
-    })
+    need(
+        factor.is_none_or(|factor| factor.is_finite() && factor > 0.0),
+        key,
+        || format!("is {}; it must be above 0", factor.unwrap_or_default()),
+    )
 }
 
 /// What encoder and decoder of the two residual autoencoders are built from.
@@ -339,17 +356,30 @@ impl Trunk<'_> {
         need((1..=16).contains(&levels), "block_out_channels", || {
             format!("has {levels} levels; between 1 and 16 can be built")
         })?;
-        for (key, count) in [("down_block_types", self.down.len()), ("up_block_types", self.up.len())] {
+        for (key, count) in [
+            ("down_block_types", self.down.len()),
+            ("up_block_types", self.up.len()),
+        ] {
             need(count == levels, key, || {
                 format!("has {count} levels, and `block_out_channels` has {levels}")
             })?;
         }
-        need_sizes(&[("layers_per_block", self.layers), ("norm_num_groups", self.groups)])?;
+        need_sizes(&[
+            ("layers_per_block", self.layers),
+            ("norm_num_groups", self.groups),
+        ])?;
         for &channels in self.channels {
             need_sizes(&[("block_out_channels", channels)])?;
-            need(channels.is_multiple_of(self.groups), "block_out_channels", || {
-                format!("has {channels}, which is no multiple of `norm_num_groups`, {}", self.groups)
-            })?;
+            need(
+                channels.is_multiple_of(self.groups),
+                "block_out_channels",
+                || {
+                    format!(
+                        "has {channels}, which is no multiple of `norm_num_groups`, {}",
+                        self.groups
+                    )
+                },
+            )?;
         }
         Ok(())
     }

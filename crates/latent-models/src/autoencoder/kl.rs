@@ -77,8 +77,12 @@ impl AutoencoderKl {
         Ok(Self {
             encoder: Encoder::new([config.in_channels, 2 * latents], config.trunk(), init),
             decoder: Decoder::new([latents, config.out_channels], config.trunk(), init),
-            quant_conv: config.use_quant_conv.then(|| Conv2d::new([2 * latents; 2], 1, init)),
-            post_quant_conv: config.use_post_quant_conv.then(|| Conv2d::new([latents; 2], 1, init)),
+            quant_conv: config
+                .use_quant_conv
+                .then(|| Conv2d::new([2 * latents; 2], 1, init)),
+            post_quant_conv: config
+                .use_post_quant_conv
+                .then(|| Conv2d::new([latents; 2], 1, init)),
             config: config.clone(),
         })
     }
@@ -114,7 +118,13 @@ impl AutoencoderKl {
     /// # Errors
     /// As [`AutoencoderKl::save`].
     pub fn save_as(&self, folder: &Path, dtype: Dtype) -> Result<()> {
-        weights::save(self, &self.config, folder, (weights::DIFFUSERS, Layout::default()), dtype)
+        weights::save(
+            self,
+            &self.config,
+            folder,
+            (weights::DIFFUSERS, Layout::default()),
+            dtype,
+        )
     }
 
     /// Its sizes.

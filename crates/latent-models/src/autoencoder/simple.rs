@@ -41,12 +41,20 @@ impl SimpleAutoencoder {
         let mut widths = vec![config.in_channels];
         widths.extend(&config.channels);
         let (last, latents) = (widths[widths.len() - 1], config.latent_channels);
-        let halving = |pair: &[usize]| Conv2d::new([pair[0], pair[1]], 4, init).with_stride(2).with_padding([1; 4]);
+        let halving = |pair: &[usize]| {
+            Conv2d::new([pair[0], pair[1]], 4, init)
+                .with_stride(2)
+                .with_padding([1; 4])
+        };
         Ok(Self {
             down: widths.windows(2).map(halving).collect(),
             head: Conv2d::new([last, 2 * latents], 3, init),
             conv_in: Conv2d::new([latents, last], 3, init),
-            up: widths.windows(2).rev().map(|pair| TransposedConv::new([pair[1], pair[0]], init)).collect(),
+            up: widths
+                .windows(2)
+                .rev()
+                .map(|pair| TransposedConv::new([pair[1], pair[0]], init))
+                .collect(),
             config: config.clone(),
         })
     }
@@ -82,7 +90,13 @@ impl SimpleAutoencoder {
     /// # Errors
     /// As [`SimpleAutoencoder::save`].
     pub fn save_as(&self, folder: &Path, dtype: Dtype) -> Result<()> {
-        weights::save(self, &self.config, folder, (weights::DIFFUSERS, Layout::default()), dtype)
+        weights::save(
+            self,
+            &self.config,
+            folder,
+            (weights::DIFFUSERS, Layout::default()),
+            dtype,
+        )
     }
 
     /// Its sizes.
@@ -165,8 +179,14 @@ impl TransposedConv {
     fn parity(&self, x: Tensor<4>, [row, column]: [usize; 2]) -> Tensor<4> {
         let taps = |parity: usize| if parity == 0 { [3, 1] } else { [2, 0] };
         let device = self.weight.val().device();
-        let pick = |parity| burn::tensor::Tensor::<1, burn::tensor::Int>::from_ints(taps(parity), &device);
-        let weight = self.weight.val().select(2, pick(row)).select(3, pick(column)).swap_dims(0, 1);
+        let pick =
+            |parity| burn::tensor::Tensor::<1, burn::tensor::Int>::from_ints(taps(parity), &device);
+        let weight = self
+            .weight
+            .val()
+            .select(2, pick(row))
+            .select(3, pick(column))
+            .swap_dims(0, 1);
         let added = ConvArguments {
             bias: Some(self.bias.val()),
             ..ConvArguments::default()

@@ -45,7 +45,9 @@ impl Encoder {
             let channels = [channels_in, trunk.channels[level]];
             let mut block = DownEncoderBlock::new(channels, *kind, trunk, init);
             if level < last {
-                block.downsamplers.push(Downsample::asymmetric(channels[1], init));
+                block
+                    .downsamplers
+                    .push(Downsample::asymmetric(channels[1], init));
             }
             down_blocks.push(block);
             channels_in = channels[1];
@@ -129,7 +131,12 @@ struct DownEncoderBlock {
 }
 
 impl DownEncoderBlock {
-    fn new(channels: [usize; 2], kind: DownEncoderBlockType, trunk: Trunk<'_>, init: &mut Init) -> Self {
+    fn new(
+        channels: [usize; 2],
+        kind: DownEncoderBlockType,
+        trunk: Trunk<'_>,
+        init: &mut Init,
+    ) -> Self {
         let attends = kind == DownEncoderBlockType::Attention;
         let (resnets, attentions) = layers(channels, trunk.layers, attends, trunk, init);
         Self {
@@ -159,7 +166,12 @@ struct UpDecoderBlock {
 }
 
 impl UpDecoderBlock {
-    fn new(channels: [usize; 2], kind: UpDecoderBlockType, trunk: Trunk<'_>, init: &mut Init) -> Self {
+    fn new(
+        channels: [usize; 2],
+        kind: UpDecoderBlockType,
+        trunk: Trunk<'_>,
+        init: &mut Init,
+    ) -> Self {
         let attends = kind == UpDecoderBlockType::Attention;
         let (resnets, attentions) = layers(channels, trunk.layers + 1, attends, trunk, init);
         Self {
@@ -216,10 +228,14 @@ struct MidBlock {
 
 impl MidBlock {
     fn new(channels: usize, trunk: Trunk<'_>, init: &mut Init) -> Self {
-        let attention = trunk.attention.then(|| SpatialAttention::new(channels, trunk.groups, init));
+        let attention = trunk
+            .attention
+            .then(|| SpatialAttention::new(channels, trunk.groups, init));
         Self {
             attentions: attention.into_iter().collect(),
-            resnets: (0..2).map(|_| residual([channels; 2], trunk, init)).collect(),
+            resnets: (0..2)
+                .map(|_| residual([channels; 2], trunk, init))
+                .collect(),
         }
     }
 
@@ -262,6 +278,8 @@ impl SpatialAttention {
             self.to_v.forward(normed),
             AttentionOptions::new(1, self.precision),
         );
-        self.to_out[0].forward_residual(found, x).reshape([n, h, w, c])
+        self.to_out[0]
+            .forward_residual(found, x)
+            .reshape([n, h, w, c])
     }
 }

@@ -54,7 +54,11 @@ impl VqModel {
     /// [`crate::ModelError::Config`] if the sizes do not fit together.
     pub fn new(config: &VqModelConfig, init: &mut Init) -> Result<Self> {
         config.checked()?;
-        let (latents, width, count) = (config.latent_channels, config.embed_dim(), config.num_vq_embeddings);
+        let (latents, width, count) = (
+            config.latent_channels,
+            config.embed_dim(),
+            config.num_vq_embeddings,
+        );
         Ok(Self {
             encoder: Encoder::new([config.in_channels, latents], config.trunk(), init),
             quant_conv: Conv2d::new([latents, width], 1, init),
@@ -101,7 +105,13 @@ impl VqModel {
     /// # Errors
     /// As [`VqModel::save`].
     pub fn save_as(&self, folder: &Path, dtype: Dtype) -> Result<()> {
-        weights::save(self, &self.config, folder, (weights::DIFFUSERS, Layout::default()), dtype)
+        weights::save(
+            self,
+            &self.config,
+            folder,
+            (weights::DIFFUSERS, Layout::default()),
+            dtype,
+        )
     }
 
     /// Its sizes.
@@ -142,7 +152,11 @@ impl VqModel {
         let z = ops::to_nhwc(latents);
         let [n, h, w, c] = z.dims();
         let (chosen, indices) = self.nearest(z.clone().detach().reshape([n * h * w, c]));
-        let codes = self.quantize.embedding.forward(chosen).reshape([n, h, w, c]);
+        let codes = self
+            .quantize
+            .embedding
+            .forward(chosen)
+            .reshape([n, h, w, c]);
         let mean_square = |difference: Tensor<4>| difference.powf_scalar(2.0).mean();
         let codebook_loss = mean_square(codes.clone() - z.clone().detach());
         let commitment_loss = mean_square(codes.clone().detach() - z.clone());
@@ -200,7 +214,11 @@ impl VqModel {
     #[must_use]
     pub fn revive(mut self, dead: &[usize], vectors: &[f32]) -> Self {
         let width = self.config.embed_dim();
-        assert_eq!(vectors.len(), dead.len() * width, "revive: one vector of {width} per code");
+        assert_eq!(
+            vectors.len(),
+            dead.len() * width,
+            "revive: one vector of {width} per code"
+        );
         self.quantize.embedding.weight = self.quantize.embedding.weight.map(|codes| {
             let (tracked, device) = (codes.is_require_grad(), codes.device());
             let (mut values, shape) = to_host(codes);

@@ -66,7 +66,9 @@ impl ClipTextModel {
             token_embedding: Embedding::new([config.vocab_size, width], init),
             position_embedding: Embedding::new([config.max_position_embeddings, width], init),
         };
-        let layers = (0..config.num_hidden_layers).map(|_| TextLayer::new(config, init)).collect();
+        let layers = (0..config.num_hidden_layers)
+            .map(|_| TextLayer::new(config, init))
+            .collect();
         Ok(Self {
             text_model: TextTransformer {
                 embeddings,
@@ -108,7 +110,13 @@ impl ClipTextModel {
     /// # Errors
     /// As [`ClipTextModel::save`].
     pub fn save_as(&self, folder: &Path, dtype: Dtype) -> Result<()> {
-        weights::save(self, &self.config, folder, (weights::TRANSFORMERS, Layout::default()), dtype)
+        weights::save(
+            self,
+            &self.config,
+            folder,
+            (weights::TRANSFORMERS, Layout::default()),
+            dtype,
+        )
     }
 
     /// Its sizes.
@@ -156,7 +164,9 @@ impl ClipTextModel {
 
     fn through(&self, states: Tensor<3>, layers: std::ops::Range<usize>) -> Tensor<3> {
         let layers = &self.text_model.encoder.layers[layers];
-        layers.iter().fold(states, |states, layer| layer.forward(states))
+        layers
+            .iter()
+            .fold(states, |states, layer| layer.forward(states))
     }
 
     /// Position of each text's end token.
@@ -171,7 +181,9 @@ impl ClipTextModel {
             eos => text.iter().position(|&id| id == eos),
         };
         // A text without an end token is pooled at its start, as torch's `argmax` of zeros does.
-        ids.chunks_exact(length).map(|text| end(text).unwrap_or(0)).collect()
+        ids.chunks_exact(length)
+            .map(|text| end(text).unwrap_or(0))
+            .collect()
     }
 }
 
@@ -179,7 +191,9 @@ impl ClipTextModel {
 fn at_positions(states: &Tensor<3>, positions: &[usize]) -> Tensor<2> {
     let width = states.dims()[2];
     let rows = positions.iter().enumerate().map(|(text, &position)| {
-        let state = states.clone().slice([text..text + 1, position..position + 1, 0..width]);
+        let state = states
+            .clone()
+            .slice([text..text + 1, position..position + 1, 0..width]);
         state.reshape([1, width])
     });
     Tensor::cat(rows.collect(), 0)
@@ -216,7 +230,11 @@ struct TextMlp {
 
 impl TextLayer {
     fn new(config: &ClipTextConfig, init: &mut Init) -> Self {
-        let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let (width, inner, eps) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.layer_norm_eps,
+        );
         Self {
             self_attn: TextAttention {
                 k_proj: Linear::new([width, width], init),
@@ -238,8 +256,11 @@ impl TextLayer {
 
     /// `x [n, l, c]` to the same shape.
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self.self_attn.forward_residual(self.layer_norm1.forward(x.clone()), x);
-        self.mlp.forward_residual(self.layer_norm2.forward(x.clone()), x)
+        let x = self
+            .self_attn
+            .forward_residual(self.layer_norm1.forward(x.clone()), x);
+        self.mlp
+            .forward_residual(self.layer_norm2.forward(x.clone()), x)
     }
 }
 

@@ -81,7 +81,8 @@ impl ModelConfig for ClipTextConfig {
     const IDENTITY: &'static [(&'static str, &'static str)] = &[("model_type", "clip_text_model")];
     const FIXED: &'static [(&'static str, &'static [&'static str])] =
         &[("architectures", &["[\"CLIPTextModel\"]", "null"])];
-    const WRITTEN: &'static [(&'static str, &'static str)] = &[("architectures", "[\"CLIPTextModel\"]")];
+    const WRITTEN: &'static [(&'static str, &'static str)] =
+        &[("architectures", "[\"CLIPTextModel\"]")];
     const IGNORED: &'static [&'static str] = &[
         "_name_or_path",
         "transformers_version",
@@ -110,7 +111,9 @@ impl ModelConfig for ClipTextConfig {
         need(width.is_multiple_of(heads), "num_attention_heads", || {
             format!("is {heads}, which does not divide `hidden_size`, {width}")
         })?;
-        need(self.layer_norm_eps > 0.0, "layer_norm_eps", || "must be above 0".into())?;
+        need(self.layer_norm_eps > 0.0, "layer_norm_eps", || {
+            "must be above 0".into()
+        })?;
         let (eos, vocab) = (self.eos_token_id, self.vocab_size);
         need((eos as usize) < vocab, "eos_token_id", || {
             format!("is {eos}, which is no token of `vocab_size`, {vocab}")
@@ -168,7 +171,10 @@ impl ModelConfig for ImageTowerConfig {
 
     fn check_sizes(&self) -> Result<(), Fault> {
         need((1..=12).contains(&self.channels.len()), "channels", || {
-            format!("has {} levels; between 1 and 12 can be built", self.channels.len())
+            format!(
+                "has {} levels; between 1 and 12 can be built",
+                self.channels.len()
+            )
         })?;
         need_sizes(&[
             ("blocks_per_level", self.blocks_per_level),
@@ -181,9 +187,16 @@ impl ModelConfig for ImageTowerConfig {
         })?;
         for &channels in &self.channels {
             need_sizes(&[("channels", channels)])?;
-            need(channels.is_multiple_of(self.norm_num_groups), "channels", || {
-                format!("has {channels}, which is no multiple of `norm_num_groups`, {}", self.norm_num_groups)
-            })?;
+            need(
+                channels.is_multiple_of(self.norm_num_groups),
+                "channels",
+                || {
+                    format!(
+                        "has {channels}, which is no multiple of `norm_num_groups`, {}",
+                        self.norm_num_groups
+                    )
+                },
+            )?;
         }
         Ok(())
     }

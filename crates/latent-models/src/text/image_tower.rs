@@ -51,7 +51,11 @@ impl ImageTower {
     ///
     /// # Errors
     /// [`crate::ModelError::Config`] if the sizes do not fit together.
-    pub fn new(config: &ImageTowerConfig, text_hidden_size: usize, init: &mut Init) -> Result<Self> {
+    pub fn new(
+        config: &ImageTowerConfig,
+        text_hidden_size: usize,
+        init: &mut Init,
+    ) -> Result<Self> {
         let config = ImageTowerConfig {
             text_hidden_size: Some(text_hidden_size),
             ..config.clone()
@@ -78,8 +82,10 @@ impl ImageTower {
             conv_in,
             levels,
             norm_out: GroupNorm::new(config.norm_num_groups, channels_in, EPS, init),
-            visual_projection: Linear::new([channels_in, config.projection_dim], init).without_bias(),
-            text_projection: Linear::new([text_hidden_size, config.projection_dim], init).without_bias(),
+            visual_projection: Linear::new([channels_in, config.projection_dim], init)
+                .without_bias(),
+            text_projection: Linear::new([text_hidden_size, config.projection_dim], init)
+                .without_bias(),
             logit_scale: init.constant([1], FIRST_SCALE.ln()),
             config,
         })
@@ -172,6 +178,11 @@ impl ImageTower {
 /// Rows `[n, c]` scaled to length 1.
 fn unit_length(x: Tensor<2>) -> Tensor<2> {
     // The small number keeps the gradient finite at zero.
-    let length = x.clone().powf_scalar(2.0).sum_dim(1).add_scalar(1e-12).sqrt();
+    let length = x
+        .clone()
+        .powf_scalar(2.0)
+        .sum_dim(1)
+        .add_scalar(1e-12)
+        .sqrt();
     x / length
 }

@@ -10,8 +10,14 @@ fn is_itself(byte: u8) -> bool {
 /// The letter of each byte, in the order of a CLIP vocabulary: those that stand for themselves first.
 pub(super) fn letters() -> Vec<char> {
     let (printable, others): (Vec<u8>, Vec<u8>) = (0..=255).partition(|&byte| is_itself(byte));
-    let others = (256..).zip(others).filter_map(|(code, _)| char::from_u32(code));
-    printable.into_iter().map(char::from).chain(others).collect()
+    let others = (256..)
+        .zip(others)
+        .filter_map(|(code, _)| char::from_u32(code));
+    printable
+        .into_iter()
+        .map(char::from)
+        .chain(others)
+        .collect()
 }
 
 /// The byte that a letter stands for.

@@ -122,11 +122,16 @@ impl Vocabulary {
             path: folder.to_path_buf(),
             source,
         })?;
-        let ids: Map<String, Value> = self.pieces().map(|(id, piece)| (piece.into(), id.into())).collect();
+        let ids: Map<String, Value> = self
+            .pieces()
+            .map(|(id, piece)| (piece.into(), id.into()))
+            .collect();
         write_json(&folder.join("vocab.json"), &ids)?;
         write_atomic(&folder.join("merges.txt"), |writer| {
             writeln!(writer, "{VERSION}")?;
-            self.merges.iter().try_for_each(|(first, second)| writeln!(writer, "{first} {second}"))
+            self.merges
+                .iter()
+                .try_for_each(|(first, second)| writeln!(writer, "{first} {second}"))
         })?;
         let SpecialTokens { bos, eos, unk, pad } = &self.special;
         let special = json!({
@@ -165,7 +170,10 @@ impl Vocabulary {
     /// The id of a token that must be there.
     pub(super) fn id_of(&self, token: &SpecialToken, place: &Path) -> Result<u32> {
         self.ids.get(&token.content).copied().ok_or_else(|| {
-            let reason = format!("the special token `{}` is not in the vocabulary", token.content);
+            let reason = format!(
+                "the special token `{}` is not in the vocabulary",
+                token.content
+            );
             fault(place, reason)
         })
     }
@@ -176,7 +184,8 @@ pub(crate) fn max_length(files: &FileSource) -> Result<Option<usize>> {
     let Some(bytes) = files.read("tokenizer_config.json")? else {
         return Ok(None);
     };
-    let config: Map<String, Value> = parse_json(&bytes, &files.path().join("tokenizer_config.json"))?;
+    let config: Map<String, Value> =
+        parse_json(&bytes, &files.path().join("tokenizer_config.json"))?;
     // transformers writes 1e30 for "no limit".
     let length = config.get("model_max_length").and_then(Value::as_u64);
     Ok(length.and_then(|length| usize::try_from(length).ok()))
@@ -185,7 +194,8 @@ pub(crate) fn max_length(files: &FileSource) -> Result<Option<usize>> {
 fn read_merges(files: &FileSource) -> Result<Vec<(String, String)>> {
     let path = files.path().join("merges.txt");
     let bytes = files.need("merges.txt", "merges")?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| fault(&path, format!("is no UTF-8: {error}")))?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|error| fault(&path, format!("is no UTF-8: {error}")))?;
     let mut merges = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim_end_matches('\r');
@@ -193,9 +203,14 @@ fn read_merges(files: &FileSource) -> Result<Vec<(String, String)>> {
             continue;
         }
         match line.split_once(' ') {
-            Some((first, second)) if !second.contains(' ') => merges.push((first.into(), second.into())),
+            Some((first, second)) if !second.contains(' ') => {
+                merges.push((first.into(), second.into()))
+            }
             _ => {
-                let reason = format!("line {} is `{line}`; two pieces with a space between are needed", index + 1);
+                let reason = format!(
+                    "line {} is `{line}`; two pieces with a space between are needed",
+                    index + 1
+                );
                 return Err(fault(&path, reason));
             }
         }
@@ -208,7 +223,10 @@ fn read_special(files: &FileSource) -> Result<SpecialTokens> {
     let mut all = Map::new();
     for name in ["tokenizer_config.json", "special_tokens_map.json"] {
         if let Some(bytes) = files.read(name)? {
-            all.extend(parse_json::<Map<String, Value>>(&bytes, &files.path().join(name))?);
+            all.extend(parse_json::<Map<String, Value>>(
+                &bytes,
+                &files.path().join(name),
+            )?);
         }
     }
     let mut special = SpecialTokens::default();
@@ -227,7 +245,10 @@ fn read_special(files: &FileSource) -> Result<SpecialTokens> {
                 };
                 *token = SpecialToken {
                     content: content.into(),
-                    normalized: entry.get("normalized").and_then(Value::as_bool).unwrap_or(false),
+                    normalized: entry
+                        .get("normalized")
+                        .and_then(Value::as_bool)
+                        .unwrap_or(false),
                 };
             }
             Some(Value::Null) | None => {}

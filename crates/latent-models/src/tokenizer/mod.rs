@@ -115,7 +115,9 @@ impl ClipTokenizer {
         ids.push(inner.eos);
         ids.resize(self.length, inner.pad);
         let cut = encoding.get_offsets().get(room).map(|&(start, _)| {
-            let start = (0..=start.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+            let start = (0..=start.min(text.len()))
+                .rev()
+                .find(|&at| text.is_char_boundary(at));
             text[start.unwrap_or(0)..].trim().to_owned()
         });
         Encoded {
@@ -131,7 +133,9 @@ impl ClipTokenizer {
         let special = [inner.bos, inner.eos, inner.pad];
         let mut bytes = Vec::new();
         for id in ids.iter().filter(|id| !special.contains(id)) {
-            let Some(piece) = inner.vocabulary.piece(*id) else { continue };
+            let Some(piece) = inner.vocabulary.piece(*id) else {
+                continue;
+            };
             let word_ends = piece.ends_with(END_OF_WORD);
             let letters = piece.strip_suffix(END_OF_WORD).unwrap_or(piece);
             bytes.extend(letters.chars().filter_map(alphabet::byte_of));

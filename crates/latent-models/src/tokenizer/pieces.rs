@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::{Lowercase, NFC, NormalizerWrapper, Replace, Sequence as Normalizers};
 use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::{
+    Lowercase, NFC, NormalizerWrapper, Replace, Sequence as Normalizers,
+};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
@@ -43,13 +45,19 @@ fn pre_tokenizer() -> std::result::Result<PreTokenizers, Boxed> {
 /// The whole tokenizer over a vocabulary; `place` is where that came from, for messages.
 pub(super) fn tokenizer(vocabulary: &Vocabulary, place: &Path) -> Result<Tokenizer> {
     build(vocabulary).map_err(|error| {
-        files::fault(place, format!("vocabulary and merges do not fit together: {error}"))
+        files::fault(
+            place,
+            format!("vocabulary and merges do not fit together: {error}"),
+        )
     })
 }
 
 fn build(vocabulary: &Vocabulary) -> std::result::Result<Tokenizer, Boxed> {
     let special = &vocabulary.special;
-    let ids: Vocab = vocabulary.pieces().map(|(id, piece)| (piece.to_owned(), id)).collect();
+    let ids: Vocab = vocabulary
+        .pieces()
+        .map(|(id, piece)| (piece.to_owned(), id))
+        .collect();
     let model = BPE::builder()
         .vocab_and_merges(ids, vocabulary.merges.clone())
         .unk_token(special.unk.content.clone())
@@ -79,7 +87,11 @@ impl Words {
     }
 
     /// Calls `each` with every word of `text`.
-    pub(super) fn of(&self, text: &str, mut each: impl FnMut(&str)) -> std::result::Result<(), Boxed> {
+    pub(super) fn of(
+        &self,
+        text: &str,
+        mut each: impl FnMut(&str),
+    ) -> std::result::Result<(), Boxed> {
         let mut normalized = NormalizedString::from(text);
         self.normalizer.normalize(&mut normalized)?;
         let mut words = PreTokenizedString::from(normalized);

@@ -29,17 +29,25 @@ pub fn train_tokenizer<T: AsRef<str>>(
     length: usize,
 ) -> Result<ClipTokenizer> {
     if vocab_size < LEAST {
-        let reason = format!("`vocab_size` is {vocab_size}; {LEAST} is the least: all bytes, twice, and two marks");
+        let reason = format!(
+            "`vocab_size` is {vocab_size}; {LEAST} is the least: all bytes, twice, and two marks"
+        );
         return Err(ModelError::TokenizerTraining(reason));
     }
     let failed = |error| ModelError::TokenizerTraining(format!("{error}"));
     let words = Words::new().map_err(failed)?;
     let mut counts: BTreeMap<String, i64> = BTreeMap::new();
     for text in texts {
-        words.of(text.as_ref(), |word| *counts.entry(word.to_owned()).or_default() += 1).map_err(failed)?;
+        words
+            .of(text.as_ref(), |word| {
+                *counts.entry(word.to_owned()).or_default() += 1
+            })
+            .map_err(failed)?;
     }
     if counts.is_empty() {
-        return Err(ModelError::TokenizerTraining("there is no word in the texts".into()));
+        return Err(ModelError::TokenizerTraining(
+            "there is no word in the texts".into(),
+        ));
     }
     let mut trainer = Trainer::new(&counts);
     // Two ids are kept for the special tokens.
@@ -71,7 +79,11 @@ impl Trainer {
     fn new(counts: &BTreeMap<String, i64>) -> Self {
         let letters = alphabet::letters();
         let mut pieces: Vec<String> = letters.iter().map(char::to_string).collect();
-        pieces.extend(letters.iter().map(|letter| format!("{letter}{END_OF_WORD}")));
+        pieces.extend(
+            letters
+                .iter()
+                .map(|letter| format!("{letter}{END_OF_WORD}")),
+        );
         let ids: HashMap<String, u32> = pieces.iter().cloned().zip(0..).collect();
         let mut trainer = Self {
             pieces,
@@ -85,7 +97,10 @@ impl Trainer {
             if let Some(last) = letters.last_mut() {
                 last.push_str(END_OF_WORD);
             }
-            let ids = letters.iter().filter_map(|letter| trainer.ids.get(letter).copied()).collect();
+            let ids = letters
+                .iter()
+                .filter_map(|letter| trainer.ids.get(letter).copied())
+                .collect();
             trainer.words.push((ids, count));
         }
         for word in 0..trainer.words.len() {
@@ -111,7 +126,11 @@ impl Trainer {
     /// Joins the commonest pair wherever it is; `false` if none is common.
     fn merge_commonest(&mut self) -> bool {
         // Of equally common pairs the one with the lower ids, so that no order of a hash map shows.
-        let commonest = self.pairs.iter().map(|(&pair, (count, _))| (*count, std::cmp::Reverse(pair))).max();
+        let commonest = self
+            .pairs
+            .iter()
+            .map(|(&pair, (count, _))| (*count, std::cmp::Reverse(pair)))
+            .max();
         let Some((count, std::cmp::Reverse(pair))) = commonest else {
             return false;
         };
@@ -121,7 +140,11 @@ impl Trainer {
         let [first, second] = [pair.0, pair.1].map(|id| self.pieces[id as usize].clone());
         let joined = self.id_of(format!("{first}{second}"));
         self.merges.push((first, second));
-        let words = self.pairs.get(&pair).map(|(_, words)| words.clone()).unwrap_or_default();
+        let words = self
+            .pairs
+            .get(&pair)
+            .map(|(_, words)| words.clone())
+            .unwrap_or_default();
         for word in words {
             self.count_pairs(word, -1);
             self.words[word].0 = join(&self.words[word].0, pair, joined);

@@ -58,7 +58,12 @@ pub(super) struct DownBlock {
 
 impl DownBlock {
     /// `channels_in` from the level before; appends the channels of each skip to `skips`.
-    pub(super) fn new(level: usize, attends: bool, skips: &mut Vec<usize>, builder: &mut Builder<'_>) -> Self {
+    pub(super) fn new(
+        level: usize,
+        attends: bool,
+        skips: &mut Vec<usize>,
+        builder: &mut Builder<'_>,
+    ) -> Self {
         let config = builder.config;
         let channels = config.block_out_channels[level];
         let halves = level + 1 < config.block_out_channels.len();
@@ -69,7 +74,9 @@ impl DownBlock {
             downsamplers: Vec::new(),
         };
         for _ in 0..config.layers_per_block {
-            block.resnets.push(builder.residual([channels_in, channels]));
+            block
+                .resnets
+                .push(builder.residual([channels_in, channels]));
             if attends {
                 block.attentions.push(builder.transformer(level));
             }
@@ -77,7 +84,9 @@ impl DownBlock {
             skips.push(channels);
         }
         if halves {
-            block.downsamplers.push(Downsample::new(channels, builder.init));
+            block
+                .downsamplers
+                .push(Downsample::new(channels, builder.init));
             skips.push(channels);
         }
         block
@@ -88,7 +97,12 @@ impl DownBlock {
     }
 
     /// `x [n, h, w, c]` to the next level; every result is pushed onto `skips`.
-    pub(super) fn forward(&self, mut x: Tensor<4>, told: &mut Told<'_>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor<4>,
+        told: &mut Told<'_>,
+        skips: &mut Vec<Tensor<4>>,
+    ) -> Tensor<4> {
         for (index, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(x, Some(&told.time));
             if let Some(attention) = self.attentions.get(index) {
@@ -115,9 +129,14 @@ impl MidBlock {
     pub(super) fn new(attends: bool, builder: &mut Builder<'_>) -> Self {
         let last = builder.config.block_out_channels.len() - 1;
         let channels = builder.config.block_out_channels[last];
-        let attentions: Vec<_> = attends.then(|| builder.transformer(last)).into_iter().collect();
+        let attentions: Vec<_> = attends
+            .then(|| builder.transformer(last))
+            .into_iter()
+            .collect();
         Self {
-            resnets: (0..=attentions.len()).map(|_| builder.residual([channels; 2])).collect(),
+            resnets: (0..=attentions.len())
+                .map(|_| builder.residual([channels; 2]))
+                .collect(),
             attentions,
         }
     }
@@ -165,7 +184,9 @@ impl UpBlock {
         };
         for _ in 0..=builder.config.layers_per_block {
             let skip = skips.pop().unwrap_or(0);
-            block.resnets.push(builder.residual([channels_in + skip, channels]));
+            block
+                .resnets
+                .push(builder.residual([channels_in + skip, channels]));
             if attends {
                 block.attentions.push(builder.transformer(level));
             }
@@ -182,7 +203,12 @@ impl UpBlock {
     }
 
     /// `x [n, h, w, c]` and the skips popped from `skips` to the next level.
-    pub(super) fn forward(&self, mut x: Tensor<4>, told: &mut Told<'_>, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor<4>,
+        told: &mut Told<'_>,
+        skips: &mut Vec<Tensor<4>>,
+    ) -> Tensor<4> {
         for (index, resnet) in self.resnets.iter().enumerate() {
             if let Some(skip) = skips.pop() {
                 x = ops::concat(x, skip);

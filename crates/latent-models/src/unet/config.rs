@@ -126,7 +126,8 @@ impl UNet2dConditionConfig {
 
     /// Whether any level looks at text.
     pub fn has_cross_attention(&self) -> bool {
-        self.down_block_types.contains(&DownBlockType::CrossAttention)
+        self.down_block_types
+            .contains(&DownBlockType::CrossAttention)
             || self.mid_block_type == Some(MidBlockType::CrossAttention)
             || self.up_block_types.contains(&UpBlockType::CrossAttention)
     }
@@ -183,13 +184,29 @@ impl ModelConfig for UNet2dConditionConfig {
 
     fn check_sizes(&self) -> Result<(), Fault> {
         let levels = self.block_out_channels.len();
-        need(levels > 0, "block_out_channels", || "is empty; it needs one number per level".into())?;
-        need(self.down_block_types.len() == levels, "down_block_types", || {
-            format!("has {} levels, and `block_out_channels` has {levels}", self.down_block_types.len())
+        need(levels > 0, "block_out_channels", || {
+            "is empty; it needs one number per level".into()
         })?;
-        need(self.up_block_types.len() == levels, "up_block_types", || {
-            format!("has {} levels, and `block_out_channels` has {levels}", self.up_block_types.len())
-        })?;
+        need(
+            self.down_block_types.len() == levels,
+            "down_block_types",
+            || {
+                format!(
+                    "has {} levels, and `block_out_channels` has {levels}",
+                    self.down_block_types.len()
+                )
+            },
+        )?;
+        need(
+            self.up_block_types.len() == levels,
+            "up_block_types",
+            || {
+                format!(
+                    "has {} levels, and `block_out_channels` has {levels}",
+                    self.up_block_types.len()
+                )
+            },
+        )?;
         need_sizes(&[
             ("sample_size", self.sample_size),
             ("in_channels", self.in_channels),
@@ -199,17 +216,23 @@ impl ModelConfig for UNet2dConditionConfig {
             ("cross_attention_dim", self.cross_attention_dim),
             ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
         ])?;
-        self.attention_head_dim.check("attention_head_dim", levels)?;
-        self.transformer_layers_per_block.check("transformer_layers_per_block", levels)?;
+        self.attention_head_dim
+            .check("attention_head_dim", levels)?;
+        self.transformer_layers_per_block
+            .check("transformer_layers_per_block", levels)?;
         need(self.norm_eps > 0.0, "norm_eps", || "must be above 0".into())?;
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             need_sizes(&[("block_out_channels", channels)])?;
             let (groups, heads) = (self.norm_num_groups, self.attention_head_dim.at(level));
-            need(channels.is_multiple_of(groups), "block_out_channels", || {
-                format!("has {channels}, which is no multiple of `norm_num_groups`, {groups}")
-            })?;
+            need(
+                channels.is_multiple_of(groups),
+                "block_out_channels",
+                || format!("has {channels}, which is no multiple of `norm_num_groups`, {groups}"),
+            )?;
             need(channels.is_multiple_of(heads), "attention_head_dim", || {
-                format!("is {heads} heads, which do not divide the {channels} channels of level {level}")
+                format!(
+                    "is {heads} heads, which do not divide the {channels} channels of level {level}"
+                )
             })?;
         }
         let (half, shift) = (self.block_out_channels[0] / 2, self.freq_shift);

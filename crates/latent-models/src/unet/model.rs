@@ -66,7 +66,9 @@ impl UNet2dCondition {
         let time_width = config.time_width();
         let conv_in = Conv2d::new([config.in_channels, channels[0]], 3, init);
         let time_embedding = TimestepEmbedding::new([channels[0], time_width], init);
-        let class_embedding = config.num_class_embeds.map(|count| Embedding::new([count, time_width], init));
+        let class_embedding = config
+            .num_class_embeds
+            .map(|count| Embedding::new([count, time_width], init));
         let mut skips = vec![channels[0]];
         let mut builder = Builder { config, init };
         let mut down_blocks = Vec::new();
@@ -81,7 +83,13 @@ impl UNet2dCondition {
         let mut channels_in = channels[channels.len() - 1];
         for (kind, level) in config.up_block_types.iter().zip((0..channels.len()).rev()) {
             let attends = *kind == UpBlockType::CrossAttention;
-            up_blocks.push(UpBlock::new(level, channels_in, attends, &mut skips, &mut builder));
+            up_blocks.push(UpBlock::new(
+                level,
+                channels_in,
+                attends,
+                &mut skips,
+                &mut builder,
+            ));
             channels_in = channels[level];
         }
         Ok(Self {
@@ -91,7 +99,12 @@ impl UNet2dCondition {
             down_blocks,
             mid_block,
             up_blocks,
-            conv_norm_out: GroupNorm::new(config.norm_num_groups, channels[0], config.norm_eps, init),
+            conv_norm_out: GroupNorm::new(
+                config.norm_num_groups,
+                channels[0],
+                config.norm_eps,
+                init,
+            ),
             conv_out: Conv2d::new([channels[0], config.out_channels], 3, init),
             config: config.clone(),
         })
@@ -131,7 +144,13 @@ impl UNet2dCondition {
         let layout = Layout {
             linear_projections: self.config.use_linear_projection,
         };
-        weights::save(self, &self.config, folder, (weights::DIFFUSERS, layout), dtype)
+        weights::save(
+            self,
+            &self.config,
+            folder,
+            (weights::DIFFUSERS, layout),
+            dtype,
+        )
     }
 
     /// Its sizes.
@@ -169,7 +188,11 @@ impl UNet2dCondition {
         let mid = self.mid_block.iter().flat_map(MidBlock::attentions);
         let up = self.up_blocks.iter().flat_map(UpBlock::attentions);
         Context {
-            text: down.chain(mid).chain(up).flat_map(|attention| attention.keys_values(&text)).collect(),
+            text: down
+                .chain(mid)
+                .chain(up)
+                .flat_map(|attention| attention.keys_values(&text))
+                .collect(),
             class,
         }
     }
@@ -178,7 +201,12 @@ impl UNet2dCondition {
     ///
     /// # Panics
     /// If the shapes do not fit together; see [`UNet2dCondition::prepare`].
-    pub fn forward(&self, sample: Tensor<4>, timesteps: &[f32], condition: UNetCondition) -> Tensor<4> {
+    pub fn forward(
+        &self,
+        sample: Tensor<4>,
+        timesteps: &[f32],
+        condition: UNetCondition,
+    ) -> Tensor<4> {
         let context = self.prepare(condition, sample.dims()[0]);
         self.forward_prepared(sample, timesteps, &context)
     }
@@ -187,7 +215,12 @@ impl UNet2dCondition {
     ///
     /// # Panics
     /// If the shapes do not fit together.
-    pub fn forward_prepared(&self, sample: Tensor<4>, timesteps: &[f32], context: &Context) -> Tensor<4> {
+    pub fn forward_prepared(
+        &self,
+        sample: Tensor<4>,
+        timesteps: &[f32],
+        context: &Context,
+    ) -> Tensor<4> {
         self.forward_watched(sample, timesteps, context, &mut |_, _| ())
     }
 
@@ -237,7 +270,9 @@ impl UNet2dCondition {
             // No product is computed here; the layer below has its own precision.
             precision: Precision::F32,
         };
-        let time = self.time_embedding.forward(timestep_sinusoid(timesteps, &sinusoid, &compute));
+        let time = self
+            .time_embedding
+            .forward(timestep_sinusoid(timesteps, &sinusoid, &compute));
         match &context.class {
             Some(class) => time + class.clone(),
             None => time,

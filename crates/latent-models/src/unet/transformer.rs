@@ -41,18 +41,27 @@ pub(super) struct Transformer2d {
 
 impl Transformer2d {
     pub(super) fn new(options: TransformerOptions, init: &mut Init) -> Self {
-        let TransformerOptions { channels, groups, layers, .. } = options;
+        let TransformerOptions {
+            channels,
+            groups,
+            layers,
+            ..
+        } = options;
         Self {
             norm: GroupNorm::new(groups, channels, GROUP_NORM_EPS, init),
             proj_in: Conv2d::new([channels, channels], 1, init),
-            transformer_blocks: (0..layers).map(|_| TransformerBlock::new(options, init)).collect(),
+            transformer_blocks: (0..layers)
+                .map(|_| TransformerBlock::new(options, init))
+                .collect(),
             proj_out: Conv2d::new([channels, channels], 1, init),
         }
     }
 
     /// Keys and values of `text [n, l, width]`, one per layer.
     pub(super) fn keys_values(&self, text: &Tensor<3>) -> impl Iterator<Item = KeysValues> {
-        self.transformer_blocks.iter().map(|block| block.attn2.keys_values(text.clone()))
+        self.transformer_blocks
+            .iter()
+            .map(|block| block.attn2.keys_values(text.clone()))
     }
 
     /// `x [n, h, w, c]` to the same shape; takes from `text` what [`Transformer2d::keys_values`] gave.
@@ -67,7 +76,8 @@ impl Transformer2d {
         for (block, text) in self.transformer_blocks.iter().zip(text) {
             positions = block.forward(positions, text);
         }
-        self.proj_out.forward_residual(positions.reshape([n, h, w, c]), x)
+        self.proj_out
+            .forward_residual(positions.reshape([n, h, w, c]), x)
     }
 }
 
@@ -84,7 +94,12 @@ struct TransformerBlock {
 
 impl TransformerBlock {
     fn new(options: TransformerOptions, init: &mut Init) -> Self {
-        let TransformerOptions { channels, heads, text_width, .. } = options;
+        let TransformerOptions {
+            channels,
+            heads,
+            text_width,
+            ..
+        } = options;
         Self {
             norm1: LayerNorm::new(channels, LAYER_NORM_EPS, init),
             attn1: Attention::new([channels, channels], heads, init),
@@ -99,7 +114,9 @@ impl TransformerBlock {
         let normed = self.norm1.forward(x.clone());
         let own = self.attn1.keys_values(normed.clone());
         let x = self.attn1.forward_residual(normed, &own, x);
-        let x = self.attn2.forward_residual(self.norm2.forward(x.clone()), text, x);
+        let x = self
+            .attn2
+            .forward_residual(self.norm2.forward(x.clone()), text, x);
         self.ff.forward_residual(self.norm3.forward(x.clone()), x)
     }
 }
@@ -163,6 +180,7 @@ impl FeedForward {
     }
 
     fn forward_residual(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        self.out.forward_residual(ops::geglu(self.proj.forward(x)), residual)
+        self.out
+            .forward_residual(ops::geglu(self.proj.forward(x)), residual)
     }
 }

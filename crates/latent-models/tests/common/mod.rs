@@ -9,7 +9,9 @@ use latent_nn::{Compute, Precision, to_host};
 
 /// A folder of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 /// The CPU in f32: what the fixtures were computed in.
@@ -26,7 +28,12 @@ impl Expected {
     }
 
     pub fn values(&self, name: &str) -> (Vec<f32>, Vec<usize>) {
-        let shape = self.0.describe(name).unwrap_or_else(|| panic!("no `{name}`")).1.to_vec();
+        let shape = self
+            .0
+            .describe(name)
+            .unwrap_or_else(|| panic!("no `{name}`"))
+            .1
+            .to_vec();
         (self.0.read_f32(name).unwrap(), shape)
     }
 
@@ -36,7 +43,11 @@ impl Expected {
     }
 
     pub fn integers(&self, name: &str) -> Vec<u32> {
-        self.values(name).0.into_iter().map(|value| value as u32).collect()
+        self.values(name)
+            .0
+            .into_iter()
+            .map(|value| value as u32)
+            .collect()
     }
 
     /// Fails unless `found` is within 1e-4 of the largest expected value: f32 sums of a few hundred terms in another
@@ -51,9 +62,14 @@ impl Expected {
 /// Fails unless no value is further off than `tolerance` times the largest expected one.
 pub fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "length of `{name}`");
-    let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let largest = expected
+        .iter()
+        .fold(0.0_f32, |largest, value| largest.max(value.abs()));
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         let off = (found - expected).abs();
-        assert!(off <= tolerance * largest, "`{name}`[{index}] is {found}, expected {expected} (largest {largest})");
+        assert!(
+            off <= tolerance * largest,
+            "`{name}`[{index}] is {found}, expected {expected} (largest {largest})"
+        );
     }
 }

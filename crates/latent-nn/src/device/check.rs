@@ -6,7 +6,9 @@ use burn::tensor::{Device, Tensor};
 use latent_kernels::Precision;
 
 use super::DeviceError;
-use crate::ops::{self, Activation, AttentionOptions, ConvArguments, ConvOptions, GroupNormOptions, LinearOptions};
+use crate::ops::{
+    self, Activation, AttentionOptions, ConvArguments, ConvOptions, GroupNormOptions, LinearOptions,
+};
 use crate::philox::Philox;
 use crate::{Compute, to_host};
 
@@ -43,22 +45,86 @@ struct Operation {
 
 /// Every operation of [`crate::ops`].
 const OPERATIONS: &[Operation] = &[
-    Operation { name: "conv2d", tolerance: PRODUCTS, run: |x| conv(x, 3, 1, false) },
-    Operation { name: "conv2d 1x1", tolerance: PRODUCTS, run: |x| conv(x, 1, 1, false) },
-    Operation { name: "conv2d stride 2", tolerance: PRODUCTS, run: |x| conv(x, 3, 2, false) },
-    Operation { name: "conv2d upsampled", tolerance: PRODUCTS, run: |x| conv(x, 3, 1, true) },
-    Operation { name: "linear", tolerance: PRODUCTS, run: linear },
-    Operation { name: "attention", tolerance: PRODUCTS, run: |x| attention(x, false) },
-    Operation { name: "attention causal", tolerance: PRODUCTS, run: |x| attention(x, true) },
-    Operation { name: "group_norm", tolerance: POINTWISE, run: group_norm },
-    Operation { name: "layer_norm", tolerance: POINTWISE, run: layer_norm },
-    Operation { name: "geglu", tolerance: POINTWISE, run: |x| x.unary(ops::geglu) },
-    Operation { name: "silu", tolerance: POINTWISE, run: |x| x.unary(|x| ops::activation(x, Activation::Silu)) },
-    Operation { name: "gelu", tolerance: POINTWISE, run: |x| x.unary(|x| ops::activation(x, Activation::Gelu)) },
-    Operation { name: "quick_gelu", tolerance: POINTWISE, run: |x| x.unary(ops::quick_gelu) },
-    Operation { name: "add", tolerance: POINTWISE, run: |x| x.unary(|x| ops::add(x.clone(), x)) },
-    Operation { name: "concat", tolerance: POINTWISE, run: |x| x.unary(|x| ops::concat(x.clone(), x)) },
-    Operation { name: "upsample", tolerance: POINTWISE, run: |x| x.unary(|x| ops::upsample_nearest(x, [13, 9])) },
+    Operation {
+        name: "conv2d",
+        tolerance: PRODUCTS,
+        run: |x| conv(x, 3, 1, false),
+    },
+    Operation {
+        name: "conv2d 1x1",
+        tolerance: PRODUCTS,
+        run: |x| conv(x, 1, 1, false),
+    },
+    Operation {
+        name: "conv2d stride 2",
+        tolerance: PRODUCTS,
+        run: |x| conv(x, 3, 2, false),
+    },
+    Operation {
+        name: "conv2d upsampled",
+        tolerance: PRODUCTS,
+        run: |x| conv(x, 3, 1, true),
+    },
+    Operation {
+        name: "linear",
+        tolerance: PRODUCTS,
+        run: linear,
+    },
+    Operation {
+        name: "attention",
+        tolerance: PRODUCTS,
+        run: |x| attention(x, false),
+    },
+    Operation {
+        name: "attention causal",
+        tolerance: PRODUCTS,
+        run: |x| attention(x, true),
+    },
+    Operation {
+        name: "group_norm",
+        tolerance: POINTWISE,
+        run: group_norm,
+    },
+    Operation {
+        name: "layer_norm",
+        tolerance: POINTWISE,
+        run: layer_norm,
+    },
+    Operation {
+        name: "geglu",
+        tolerance: POINTWISE,
+        run: |x| x.unary(ops::geglu),
+    },
+    Operation {
+        name: "silu",
+        tolerance: POINTWISE,
+        run: |x| x.unary(|x| ops::activation(x, Activation::Silu)),
+    },
+    Operation {
+        name: "gelu",
+        tolerance: POINTWISE,
+        run: |x| x.unary(|x| ops::activation(x, Activation::Gelu)),
+    },
+    Operation {
+        name: "quick_gelu",
+        tolerance: POINTWISE,
+        run: |x| x.unary(ops::quick_gelu),
+    },
+    Operation {
+        name: "add",
+        tolerance: POINTWISE,
+        run: |x| x.unary(|x| ops::add(x.clone(), x)),
+    },
+    Operation {
+        name: "concat",
+        tolerance: POINTWISE,
+        run: |x| x.unary(|x| ops::concat(x.clone(), x)),
+    },
+    Operation {
+        name: "upsample",
+        tolerance: POINTWISE,
+        run: |x| x.unary(|x| ops::upsample_nearest(x, [13, 9])),
+    },
 ];
 
 /// Compares every operation on `device` with the CPU, forward and backward, in f32.
@@ -67,8 +133,13 @@ const OPERATIONS: &[Operation] = &[
 /// [`DeviceError::Failed`] if the CPU itself fails, which is a fault of Latent.
 pub fn check_device(device: &Device) -> Result<Vec<OpDifference>, DeviceError> {
     let on = |device: Device| {
-        let compute = Compute { device, precision: Precision::F32 };
-        Inputs { compute: compute.autodiff() }
+        let compute = Compute {
+            device,
+            precision: Precision::F32,
+        };
+        Inputs {
+            compute: compute.autodiff(),
+        }
     };
     let (cpu, device) = (on(Device::flex()), on(device.clone()));
     OPERATIONS
@@ -89,7 +160,12 @@ pub fn check_device(device: &Device) -> Result<Vec<OpDifference>, DeviceError> {
 
 /// Results and gradients on the host, or `None` if the device failed.
 fn values(operation: &Operation, inputs: &Inputs) -> Option<Vec<Vec<f32>>> {
-    let run = || (operation.run)(inputs).into_iter().map(|tensor| to_host(tensor).0).collect();
+    let run = || {
+        (operation.run)(inputs)
+            .into_iter()
+            .map(|tensor| to_host(tensor).0)
+            .collect()
+    };
     catch_unwind(AssertUnwindSafe(run)).ok()
 }
 
@@ -97,11 +173,17 @@ fn values(operation: &Operation, inputs: &Inputs) -> Option<Vec<Vec<f32>>> {
 fn difference(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
     let mut worst = 0.0_f32;
     for (expected, found) in expected.iter().zip(found) {
-        let scale = expected.iter().fold(1e-6_f32, |most, value| most.max(value.abs()));
+        let scale = expected
+            .iter()
+            .fold(1e-6_f32, |most, value| most.max(value.abs()));
         for (expected, found) in expected.iter().zip(found) {
             let difference = (expected - found).abs() / scale;
             // A NaN must count as far away; `max` would drop it.
-            worst = if difference > worst || difference.is_nan() { difference } else { worst };
+            worst = if difference > worst || difference.is_nan() {
+                difference
+            } else {
+                worst
+            };
         }
         if worst.is_nan() {
             return f32::INFINITY;
@@ -121,7 +203,9 @@ impl Inputs {
         let count: usize = shape.iter().product();
         let generator = Philox::new(seed);
         let unit = |word: u32| (word >> 8) as f32 * (2.0 / (1 << 24) as f32) - 1.0;
-        let values = (0..count as u64).map(|i| unit(generator.block(i)[0])).collect();
+        let values = (0..count as u64)
+            .map(|i| unit(generator.block(i)[0]))
+            .collect();
         self.compute.tensor(values, shape).require_grad()
     }
 
@@ -176,7 +260,11 @@ fn conv(inputs: &Inputs, kernel: usize, stride: usize, upsample: bool) -> Vec<Te
 }
 
 fn linear(inputs: &Inputs) -> Vec<Tensor<1>> {
-    let (x, weight, bias) = (inputs.leaf(1, 35 * 48), inputs.leaf(2, 56 * 48), inputs.leaf(3, 56));
+    let (x, weight, bias) = (
+        inputs.leaf(1, 35 * 48),
+        inputs.leaf(2, 56 * 48),
+        inputs.leaf(3, 56),
+    );
     let y = ops::linear(
         x.clone().reshape([5, 7, 48]),
         weight.clone().reshape([56, 48]),
@@ -199,19 +287,37 @@ fn attention(inputs: &Inputs, causal: bool) -> Vec<Tensor<1>> {
 }
 
 fn group_norm(inputs: &Inputs) -> Vec<Tensor<1>> {
-    let (x, weight, bias) = (inputs.leaf(1, 2 * 30 * 32), inputs.leaf(2, 32), inputs.leaf(3, 32));
+    let (x, weight, bias) = (
+        inputs.leaf(1, 2 * 30 * 32),
+        inputs.leaf(2, 32),
+        inputs.leaf(3, 32),
+    );
     let options = GroupNormOptions {
         groups: 8,
         eps: 1e-5,
         silu: true,
     };
-    let y = ops::group_norm(x.clone().reshape([2, 6, 5, 32]), weight.clone(), bias.clone(), options);
+    let y = ops::group_norm(
+        x.clone().reshape([2, 6, 5, 32]),
+        weight.clone(),
+        bias.clone(),
+        options,
+    );
     inputs.with_gradients(y, &[x, weight, bias])
 }
 
 fn layer_norm(inputs: &Inputs) -> Vec<Tensor<1>> {
-    let (x, weight, bias) = (inputs.leaf(1, 2 * 9 * 40), inputs.leaf(2, 40), inputs.leaf(3, 40));
-    let y = ops::layer_norm(x.clone().reshape([2, 9, 40]), weight.clone(), bias.clone(), 1e-5);
+    let (x, weight, bias) = (
+        inputs.leaf(1, 2 * 9 * 40),
+        inputs.leaf(2, 40),
+        inputs.leaf(3, 40),
+    );
+    let y = ops::layer_norm(
+        x.clone().reshape([2, 9, 40]),
+        weight.clone(),
+        bias.clone(),
+        1e-5,
+    );
     inputs.with_gradients(y, &[x, weight, bias])
 }
 

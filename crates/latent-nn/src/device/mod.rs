@@ -26,7 +26,11 @@ pub struct Selected {
 impl Selected {
     /// bf16 where the hardware computes it faster than f32: on every GPU, and on CPUs that have it.
     pub fn best_precision(&self) -> Precision {
-        if is_host(&self.device) { Precision::best() } else { Precision::Bf16 }
+        if is_host(&self.device) {
+            Precision::best()
+        } else {
+            Precision::Bf16
+        }
     }
 }
 
@@ -79,7 +83,9 @@ pub enum DeviceError {
         count: usize,
     },
     /// The device is listed but does not compute.
-    #[error("`{device}` was found but failed while computing; update its driver or use `--device cpu`")]
+    #[error(
+        "`{device}` was found but failed while computing; update its driver or use `--device cpu`"
+    )]
     Failed {
         /// The device's name.
         device: String,
@@ -183,7 +189,10 @@ fn select_gpu(request: &str) -> Result<Selected, DeviceError> {
         Some((name, index)) => (name, index.parse().map_err(|_| unknown())?),
         None => (request, 0),
     };
-    let kind = KINDS.iter().find(|kind| kind.name == name).ok_or_else(unknown)?;
+    let kind = KINDS
+        .iter()
+        .find(|kind| kind.name == name)
+        .ok_or_else(unknown)?;
     if !kind.built {
         return Err(DeviceError::NotBuilt { kind: kind.name });
     }
@@ -192,11 +201,14 @@ fn select_gpu(request: &str) -> Result<Selected, DeviceError> {
     if count == 0 {
         return Err(DeviceError::NotFound { kind: kind.name });
     }
-    let (device, name) = cards.into_iter().nth(index).ok_or(DeviceError::NoSuchIndex {
-        kind: kind.name,
-        index,
-        count,
-    })?;
+    let (device, name) = cards
+        .into_iter()
+        .nth(index)
+        .ok_or(DeviceError::NoSuchIndex {
+            kind: kind.name,
+            index,
+            count,
+        })?;
     if computes(&device) {
         Ok(Selected { device, name })
     } else {
@@ -252,7 +264,9 @@ mod tests {
 
     #[test]
     fn an_unknown_device_is_refused_and_named() {
-        for request in ["gpu", "", "cpu:0", "vulkan:", "vulkan:x", "cuda:-1", "Vulkan"] {
+        for request in [
+            "gpu", "", "cpu:0", "vulkan:", "vulkan:x", "cuda:-1", "Vulkan",
+        ] {
             let error = select_device(request).unwrap_err();
             let request = request.to_owned();
             assert_eq!(error, DeviceError::Unknown { request });

@@ -84,7 +84,14 @@ impl<B: LatentOps> Backward<B, 5> for ConvBackward {
 
     fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let ConvState { x, weight, input, kernel, given, options } = ops.state;
+        let ConvState {
+            x,
+            weight,
+            input,
+            kernel,
+            given,
+            options,
+        } = ops.state;
         let [to_x, to_weight, to_bias, to_shift, to_residual] = ops.parents;
         let shift_sums = || B::latent_column_sums(dy.clone(), input[0]);
         if let (Some(node), true) = (to_bias, given[0]) {
@@ -124,7 +131,12 @@ impl<B: LatentOps> Backward<B, 4> for LinearBackward {
 
     fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let LinearState { x, weight, given, options } = ops.state;
+        let LinearState {
+            x,
+            weight,
+            given,
+            options,
+        } = ops.state;
         let [to_x, to_weight, to_bias, to_residual] = ops.parents;
         if let (Some(node), true) = (to_bias, given[0]) {
             grads.register::<B>(node.id, bias_gradient::<B>(dy.clone()));
@@ -153,7 +165,11 @@ impl<B: LatentOps> Backward<B, 3> for AttentionBackward {
         let dy = grads.consume::<B>(&ops.node);
         let (record, options) = ops.state;
         let (dq, dk, dv) = B::latent_attention_backward(record, dy, options);
-        register_all::<B, 3>(grads, ops.parents.map(|node| node.map(|node| node.id)), [dq, dk, dv]);
+        register_all::<B, 3>(
+            grads,
+            ops.parents.map(|node| node.map(|node| node.id)),
+            [dq, dk, dv],
+        );
     }
 }
 
@@ -187,7 +203,13 @@ impl<B: LatentOps> Backward<B, 3> for GroupNormBackward {
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let GroupNormState { x, weight, bias, statistics, options } = ops.state;
+        let GroupNormState {
+            x,
+            weight,
+            bias,
+            statistics,
+            options,
+        } = ops.state;
         let (dx, dweight, dbias) =
             B::latent_group_norm_backward(x, dy, weight, bias, statistics, options);
         register_all::<B, 3>(
@@ -225,7 +247,12 @@ macro_rules! unary_backward {
         impl<B: LatentOps> Backward<B, 1> for $name {
             type State = $state;
 
-            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+            fn backward(
+                self,
+                ops: Ops<Self::State, 1>,
+                grads: &mut Gradients,
+                _: &mut Checkpointer,
+            ) {
                 let $dy = grads.consume::<B>(&ops.node);
                 let $saved = ops.state;
                 let [parent] = ops.parents;
@@ -237,11 +264,17 @@ macro_rules! unary_backward {
     };
 }
 
-unary_backward!(GegluBackward, FloatTensor<B>, |x, dy| B::latent_geglu_backward(x, dy));
-unary_backward!(ActivationBackward, (FloatTensor<B>, Activation), |saved, dy| {
-    B::latent_activation_backward(saved.0, dy, saved.1)
+unary_backward!(GegluBackward, FloatTensor<B>, |x, dy| {
+    B::latent_geglu_backward(x, dy)
 });
-unary_backward!(UpsampleBackward, [usize; 2], |size, dy| B::latent_upsample_backward(dy, size));
+unary_backward!(
+    ActivationBackward,
+    (FloatTensor<B>, Activation),
+    |saved, dy| { B::latent_activation_backward(saved.0, dy, saved.1) }
+);
+unary_backward!(UpsampleBackward, [usize; 2], |size, dy| {
+    B::latent_upsample_backward(dy, size)
+});
 
 #[derive(Debug)]
 struct AddBackward;
@@ -280,7 +313,11 @@ impl<B: LatentOps, C: CheckpointStrategy> LatentOps for Autodiff<B, C> {
         residual: Maybe<Self>,
         options: ConvOptions,
     ) -> FloatTensor<Self> {
-        let options = if weight.is_tracked() { options.once() } else { options };
+        let options = if weight.is_tracked() {
+            options.once()
+        } else {
+            options
+        };
         let [_, _, kernel_height, kernel_width] = weight.shape().dims();
         let state = ConvState::<B> {
             x: weight.is_tracked().then(|| x.primitive().clone()),
@@ -310,14 +347,23 @@ impl<B: LatentOps, C: CheckpointStrategy> LatentOps for Autodiff<B, C> {
         residual: Maybe<Self>,
         options: LinearOptions,
     ) -> FloatTensor<Self> {
-        let options = if weight.is_tracked() { options.once() } else { options };
+        let options = if weight.is_tracked() {
+            options.once()
+        } else {
+            options
+        };
         let state = LinearState::<B> {
             x: weight.is_tracked().then(|| x.primitive().clone()),
             weight: x.is_tracked().then(|| weight.primitive().clone()),
             given: [is_given(&bias), is_given(&residual)],
             options,
         };
-        let parents = [x.node(), weight.node(), node_or(&bias, &x), node_or(&residual, &x)];
+        let parents = [
+            x.node(),
+            weight.node(),
+            node_or(&bias, &x),
+            node_or(&residual, &x),
+        ];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
         let y = B::latent_linear(x, weight, inner(bias), inner(residual), options);
         record::<B, C, _, 4>(LinearBackward, parents, state, y)
@@ -342,7 +388,13 @@ impl<B: LatentOps, C: CheckpointStrategy> LatentOps for Autodiff<B, C> {
         }
         let (output, log_sums) =
             B::latent_attention_recorded(queries.clone(), keys.clone(), values.clone(), options);
-        let saved = AttentionRecord::<B> { queries, keys, values, output: output.clone(), log_sums };
+        let saved = AttentionRecord::<B> {
+            queries,
+            keys,
+            values,
+            output: output.clone(),
+            log_sums,
+        };
         record::<B, C, _, 3>(AttentionBackward, parents, (saved, options), output)
     }
 
@@ -353,10 +405,20 @@ impl<B: LatentOps, C: CheckpointStrategy> LatentOps for Autodiff<B, C> {
         options: GroupNormOptions,
     ) -> FloatTensor<Self> {
         let parents = [x.node(), weight.node(), bias.node()];
-        let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
+        let (x, weight, bias) = (
+            x.into_primitive(),
+            weight.into_primitive(),
+            bias.into_primitive(),
+        );
         let (y, statistics) =
             B::latent_group_norm_recorded(x.clone(), weight.clone(), bias.clone(), options);
-        let state = GroupNormState::<B> { x, weight, bias, statistics, options };
+        let state = GroupNormState::<B> {
+            x,
+            weight,
+            bias,
+            statistics,
+            options,
+        };
         record::<B, C, _, 3>(GroupNormBackward, parents, state, y)
     }
 
@@ -367,7 +429,11 @@ impl<B: LatentOps, C: CheckpointStrategy> LatentOps for Autodiff<B, C> {
         eps: f64,
     ) -> FloatTensor<Self> {
         let parents = [x.node(), weight.node(), bias.node()];
-        let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
+        let (x, weight, bias) = (
+            x.into_primitive(),
+            weight.into_primitive(),
+            bias.into_primitive(),
+        );
         let y = B::latent_layer_norm(x.clone(), weight.clone(), bias, eps);
         record::<B, C, _, 3>(LayerNormBackward, parents, (x, weight, eps), y)
     }
@@ -392,13 +458,23 @@ impl<B: LatentOps, C: CheckpointStrategy> LatentOps for Autodiff<B, C> {
     fn latent_concat(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         let ((a, to_a), (b, to_b)) = (a.into_parts(), b.into_parts());
         let channels = a.shape()[a.shape().num_dims() - 1];
-        record::<B, C, _, 2>(ConcatBackward, [to_a, to_b], channels, B::latent_concat(a, b))
+        record::<B, C, _, 2>(
+            ConcatBackward,
+            [to_a, to_b],
+            channels,
+            B::latent_concat(a, b),
+        )
     }
 
     fn latent_upsample(x: FloatTensor<Self>, size: [usize; 2]) -> FloatTensor<Self> {
         let (x, parent) = x.into_parts();
         let [_, h, w, _] = x.shape().dims();
-        record::<B, C, _, 1>(UpsampleBackward, [parent], [h, w], B::latent_upsample(x, size))
+        record::<B, C, _, 1>(
+            UpsampleBackward,
+            [parent],
+            [h, w],
+            B::latent_upsample(x, size),
+        )
     }
 }
 

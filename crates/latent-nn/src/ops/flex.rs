@@ -309,7 +309,11 @@ impl LatentOps for Flex {
         dy: Cpu,
         options: AttentionOptions,
     ) -> (Cpu, Cpu, Cpu) {
-        let (q, k, v) = (dense(record.queries), dense(record.keys), dense(record.values));
+        let (q, k, v) = (
+            dense(record.queries),
+            dense(record.keys),
+            dense(record.values),
+        );
         let (out, log_sums, dy) = (dense(record.output), dense(record.log_sums), dense(dy));
         let shape = attention_shape(&q, &k, &options);
         let zeros = |like: &Cpu| vec![0.0; values(like).len()];
@@ -327,7 +331,11 @@ impl LatentOps for Flex {
             &mut dk,
             &mut dv,
         );
-        (tensor(dq, &dims(&q)), tensor(dk, &dims(&k)), tensor(dv, &dims(&v)))
+        (
+            tensor(dq, &dims(&q)),
+            tensor(dk, &dims(&k)),
+            tensor(dv, &dims(&v)),
+        )
     }
 
     fn latent_group_norm(x: Cpu, weight: Cpu, bias: Cpu, options: GroupNormOptions) -> Cpu {
@@ -381,13 +389,23 @@ impl LatentOps for Flex {
             &mut dbias,
         );
         let channels = [shape.channels];
-        (tensor(dx, &dims(&x)), tensor(dweight, &channels), tensor(dbias, &channels))
+        (
+            tensor(dx, &dims(&x)),
+            tensor(dweight, &channels),
+            tensor(dbias, &channels),
+        )
     }
 
     fn latent_layer_norm(x: Cpu, weight: Cpu, bias: Cpu, eps: f64) -> Cpu {
         let (x, weight, bias) = (dense(x), dense(weight), dense(bias));
         let mut out = vec![0.0; values(&x).len()];
-        kernels::layer_norm(values(&x), values(&weight), values(&bias), eps as f32, &mut out);
+        kernels::layer_norm(
+            values(&x),
+            values(&weight),
+            values(&bias),
+            eps as f32,
+            &mut out,
+        );
         tensor(out, &dims(&x))
     }
 
@@ -405,7 +423,11 @@ impl LatentOps for Flex {
             &mut dweight,
             &mut dbias,
         );
-        (tensor(dx, &dims(&x)), tensor(dweight, &[channels]), tensor(dbias, &[channels]))
+        (
+            tensor(dx, &dims(&x)),
+            tensor(dweight, &[channels]),
+            tensor(dbias, &[channels]),
+        )
     }
 
     fn latent_geglu(x: Cpu) -> Cpu {
@@ -443,12 +465,16 @@ impl LatentOps for Flex {
     fn latent_add(a: Cpu, b: Cpu) -> Cpu {
         let (a, b) = (dense(a), dense(b));
         let mut out = vec![0.0; values(&a).len()];
-        let parts = values(&a).par_chunks(CHUNK).zip(values(&b).par_chunks(CHUNK));
-        out.par_chunks_mut(CHUNK).zip(parts).for_each(|(out, (a, b))| {
-            for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-                *out = a + b;
-            }
-        });
+        let parts = values(&a)
+            .par_chunks(CHUNK)
+            .zip(values(&b).par_chunks(CHUNK));
+        out.par_chunks_mut(CHUNK)
+            .zip(parts)
+            .for_each(|(out, (a, b))| {
+                for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                    *out = a + b;
+                }
+            });
         tensor(out, &dims(&a))
     }
 
@@ -457,13 +483,21 @@ impl LatentOps for Flex {
         let ((rows, left), (_, right)) = (matrix(&a), matrix(&b));
         let (width, at_once) = (left + right, rows_at_once(left + right));
         let mut out = vec![0.0; rows * width];
-        let parts = values(&a).par_chunks(at_once * left).zip(values(&b).par_chunks(at_once * right));
-        out.par_chunks_mut(at_once * width).zip(parts).for_each(|(out, (a, b))| {
-            for ((out, a), b) in out.chunks_mut(width).zip(a.chunks(left)).zip(b.chunks(right)) {
-                out[..left].copy_from_slice(a);
-                out[left..].copy_from_slice(b);
-            }
-        });
+        let parts = values(&a)
+            .par_chunks(at_once * left)
+            .zip(values(&b).par_chunks(at_once * right));
+        out.par_chunks_mut(at_once * width)
+            .zip(parts)
+            .for_each(|(out, (a, b))| {
+                for ((out, a), b) in out
+                    .chunks_mut(width)
+                    .zip(a.chunks(left))
+                    .zip(b.chunks(right))
+                {
+                    out[..left].copy_from_slice(a);
+                    out[left..].copy_from_slice(b);
+                }
+            });
         let mut shape = dims(&a);
         shape.pop();
         shape.push(width);
@@ -475,13 +509,22 @@ impl LatentOps for Flex {
         let (rows, width) = matrix(&x);
         let (left, right, at_once) = (channels, width - channels, rows_at_once(width));
         let (mut a, mut b) = (vec![0.0; rows * left], vec![0.0; rows * right]);
-        let parts = a.par_chunks_mut(at_once * left).zip(b.par_chunks_mut(at_once * right));
-        values(&x).par_chunks(at_once * width).zip(parts).for_each(|(x, (a, b))| {
-            for ((x, a), b) in x.chunks(width).zip(a.chunks_mut(left)).zip(b.chunks_mut(right)) {
-                a.copy_from_slice(&x[..left]);
-                b.copy_from_slice(&x[left..]);
-            }
-        });
+        let parts = a
+            .par_chunks_mut(at_once * left)
+            .zip(b.par_chunks_mut(at_once * right));
+        values(&x)
+            .par_chunks(at_once * width)
+            .zip(parts)
+            .for_each(|(x, (a, b))| {
+                for ((x, a), b) in x
+                    .chunks(width)
+                    .zip(a.chunks_mut(left))
+                    .zip(b.chunks_mut(right))
+                {
+                    a.copy_from_slice(&x[..left]);
+                    b.copy_from_slice(&x[left..]);
+                }
+            });
         let mut shape = dims(&x);
         shape.pop();
         let with = |width| [shape.as_slice(), &[width]].concat();
@@ -495,12 +538,14 @@ impl LatentOps for Flex {
         let (rows, columns) = sources([h, w], size);
         let mut out = vec![0.0; n * height * width * c];
         let x_values = values(&x);
-        out.par_chunks_mut(width * c).enumerate().for_each(|(i, out)| {
-            let row = (i / height * h + rows[i % height]) * w;
-            for (out, column) in out.chunks_mut(c).zip(&columns) {
-                out.copy_from_slice(&x_values[(row + column) * c..][..c]);
-            }
-        });
+        out.par_chunks_mut(width * c)
+            .enumerate()
+            .for_each(|(i, out)| {
+                let row = (i / height * h + rows[i % height]) * w;
+                for (out, column) in out.chunks_mut(c).zip(&columns) {
+                    out.copy_from_slice(&x_values[(row + column) * c..][..c]);
+                }
+            });
         tensor(out, &[n, height, width, c])
     }
 

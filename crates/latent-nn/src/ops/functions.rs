@@ -4,9 +4,7 @@ use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 use latent_kernels::{Activation, Precision};
 
-use super::{
-    AttentionOptions, ConvOptions, GroupNormOptions, LatentOps, LinearOptions, Maybe,
-};
+use super::{AttentionOptions, ConvOptions, GroupNormOptions, LatentOps, LinearOptions, Maybe};
 
 /// What a convolution adds to its result, each in the pass that writes it.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +27,12 @@ fn maybe<const D: usize>(tensor: Option<Tensor<D>>) -> Maybe<Dispatch> {
 ///
 /// # Panics
 /// If the shapes do not fit together.
-pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, added: ConvArguments, options: ConvOptions) -> Tensor<4> {
+pub fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    added: ConvArguments,
+    options: ConvOptions,
+) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::latent_conv2d(
         x.into_dispatch(),
         weight.into_dispatch(),
@@ -165,7 +168,10 @@ pub fn concat<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
         b.dims()[..D - 1],
         "concat: shapes differ before the channels"
     );
-    Tensor::from_dispatch(Dispatch::latent_concat(a.into_dispatch(), b.into_dispatch()))
+    Tensor::from_dispatch(Dispatch::latent_concat(
+        a.into_dispatch(),
+        b.into_dispatch(),
+    ))
 }
 
 /// Nearest-neighbour resize of `x [n, h, w, c]` to `[n, size[0], size[1], c]`.

@@ -272,7 +272,10 @@ pub trait LatentOps: Backend {
 
     /// Undoes [`LatentOps::latent_concat`]: the first `channels` and the rest.
     #[fusion(default)]
-    fn latent_split(x: FloatTensor<Self>, channels: usize) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn latent_split(
+        x: FloatTensor<Self>,
+        channels: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         composed::split::<Self>(x, channels)
     }
 

@@ -76,7 +76,9 @@ impl Flat {
 
     /// Whether `grads` are of the same parameters.
     pub(super) fn fits(&self, grads: &Grads) -> bool {
-        grads.paths().eq(self.parts.iter().map(|part| part.path.as_str()))
+        grads
+            .paths()
+            .eq(self.parts.iter().map(|part| part.path.as_str()))
     }
 
     /// Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2.
@@ -173,7 +175,9 @@ mod tests {
     }
 
     fn gradients(layer: &Linear, compute: &Compute, step: u64) -> Grads {
-        let x = (0..10).map(|i| (i as f32 * 0.7 + step as f32).sin()).collect();
+        let x = (0..10)
+            .map(|i| (i as f32 * 0.7 + step as f32).sin())
+            .collect();
         let y = layer.forward(compute.tensor(x, [2, 5]));
         Grads::of((y.clone() * y).sum(), layer)
     }
@@ -187,29 +191,46 @@ mod tests {
             weight_decay: 0.1,
             step,
         };
-        Update { rule, grad_scale: 1.0, average_decay: Some(0.9) }
+        Update {
+            rule,
+            grad_scale: 1.0,
+            average_decay: Some(0.9),
+        }
     }
 
     /// The GPU's way run on the CPU, held against the CPU's kernel.
     #[test]
     fn one_tensor_of_all_parameters_takes_the_same_steps() {
-        let settings = AdamW { weight_decay: 0.1, ..AdamW::default() };
+        let settings = AdamW {
+            weight_decay: 0.1,
+            ..AdamW::default()
+        };
         let mut optimizer = Optimizer::new(settings, true);
         let ((mut apart, compute), (mut joined, _)) = (layer(), layer());
         let first = gradients(&joined, &compute, 1);
         let mut flat = Flat::new(&joined, &first, &BTreeMap::new(), true);
         for step in 1..=5 {
-            let how = Step { lr: 0.01, max_grad_norm: None, average_decay: 0.9 };
+            let how = Step {
+                lr: 0.01,
+                max_grad_norm: None,
+                average_decay: 0.9,
+            };
             let grads = gradients(&apart, &compute, step);
             apart = optimizer.step(apart, grads, how).0;
             flat.step(gradients(&joined, &compute, step), &rule(step));
             joined = flat.put_into(joined);
         }
-        let averages = flat.memory().into_iter().map(|(path, memory)| (path, memory.average));
+        let averages = flat
+            .memory()
+            .into_iter()
+            .map(|(path, memory)| (path, memory.average));
         let mut averages: BTreeMap<_, _> = averages.collect();
         close(&export_parameters(&apart), &export_parameters(&joined));
         for expected in export_parameters(&optimizer.averaged(&apart)) {
-            let values = averages.remove(&expected.path).flatten().expect("an average");
+            let values = averages
+                .remove(&expected.path)
+                .flatten()
+                .expect("an average");
             close(&[expected.clone()], &[Exported { values, ..expected }]);
         }
     }
@@ -217,7 +238,12 @@ mod tests {
     fn close(a: &[Exported], b: &[Exported]) {
         for (a, b) in a.iter().zip(b) {
             assert_eq!((&a.path, &a.shape), (&b.path, &b.shape));
-            let worst = a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let worst = a
+                .values
+                .iter()
+                .zip(&b.values)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
             assert!(worst < 1e-6, "{}: {worst}", a.path);
         }
     }

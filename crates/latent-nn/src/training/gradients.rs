@@ -36,7 +36,8 @@ impl Grads {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 if let Some(gradient) = param.grad_remove(&mut self.gradients) {
                     let count = param.shape().num_elements();
-                    self.found.insert(self.path.join(), gradient.reshape([count]));
+                    self.found
+                        .insert(self.path.join(), gradient.reshape([count]));
                 }
             }
         }
@@ -76,14 +77,20 @@ impl Grads {
             return self.0.values().map(sum_of_squares).sum::<f64>().sqrt();
         }
         // Waiting for the device once, not once a parameter.
-        let squares = self.0.values().map(|gradient| (gradient.clone() * gradient.clone()).sum());
+        let squares = self
+            .0
+            .values()
+            .map(|gradient| (gradient.clone() * gradient.clone()).sum());
         let squares = to_host(Tensor::cat(squares.collect(), 0)).0;
         squares.iter().copied().map(f64::from).sum::<f64>().sqrt()
     }
 
     /// Whether the gradients lie in memory we can reach; those of no parameter do.
     pub(super) fn on_host(&self) -> bool {
-        self.0.values().next().is_none_or(|gradient| is_host(&gradient.device()))
+        self.0
+            .values()
+            .next()
+            .is_none_or(|gradient| is_host(&gradient.device()))
     }
 
     /// Where the gradients lie.
@@ -122,7 +129,10 @@ pub(crate) fn is_host(device: &Device) -> bool {
     match device.as_dispatch() {
         DispatchDevice::Flex(_) => true,
         DispatchDevice::Autodiff(_) => is_host(&device.clone().without_autodiff()),
-        #[allow(unreachable_patterns, reason = "a build without GPUs has no other device")]
+        #[allow(
+            unreachable_patterns,
+            reason = "a build without GPUs has no other device"
+        )]
         _ => false,
     }
 }

@@ -108,7 +108,11 @@ impl Optimizer {
     pub fn step<M: Module>(&mut self, module: M, grads: Grads, step: Step) -> (M, StepReport) {
         let grad_norm = grads.norm();
         if !grad_norm.is_finite() {
-            let report = StepReport { grad_norm, clipped: false, finite: false };
+            let report = StepReport {
+                grad_norm,
+                clipped: false,
+                finite: false,
+            };
             return (module, report);
         }
         // torch's clip_grad_norm_, its 1e-6 included.
@@ -138,7 +142,11 @@ impl Optimizer {
         } else {
             self.step_on_device(module, grads, &update)
         };
-        let report = StepReport { grad_norm, clipped: factor < 1.0, finite: true };
+        let report = StepReport {
+            grad_norm,
+            clipped: factor < 1.0,
+            finite: true,
+        };
         (module, report)
     }
 
@@ -148,7 +156,9 @@ impl Optimizer {
             self.flat = None;
         }
         let (memory, averages) = (&self.memory, self.averages);
-        let flat = self.flat.get_or_insert_with(|| Flat::new(&module, &grads, memory, averages));
+        let flat = self
+            .flat
+            .get_or_insert_with(|| Flat::new(&module, &grads, memory, averages));
         flat.step(grads, update);
         flat.put_into(module)
     }
@@ -209,7 +219,10 @@ impl Optimizer {
                 push("ema", average);
             }
         }
-        OptimizerState { step: self.step, tensors }
+        OptimizerState {
+            step: self.step,
+            tensors,
+        }
     }
 
     /// An optimiser that goes on where `state` was taken, to the bit.
@@ -222,27 +235,48 @@ impl Optimizer {
         state: OptimizerState,
         module: &M,
     ) -> Result<Self, StateError> {
-        let mut values: HashMap<String, Vec<f32>> =
-            state.tensors.into_iter().map(|saved| (saved.path, saved.values)).collect();
+        let mut values: HashMap<String, Vec<f32>> = state
+            .tensors
+            .into_iter()
+            .map(|saved| (saved.path, saved.values))
+            .collect();
         let mut memory = BTreeMap::new();
         for parameter in named_parameters(module) {
             let path = &parameter.path;
-            if !["m", "v", "ema"].iter().any(|prefix| values.contains_key(&format!("{prefix}.{path}"))) {
+            if !["m", "v", "ema"]
+                .iter()
+                .any(|prefix| values.contains_key(&format!("{prefix}.{path}")))
+            {
                 continue;
             }
             let expected = parameter.shape.iter().product();
-            let mut take = |prefix: &str| saved_values(&mut values, format!("{prefix}.{path}"), expected);
+            let mut take =
+                |prefix: &str| saved_values(&mut values, format!("{prefix}.{path}"), expected);
             let (mean, square) = (take("m")?, take("v")?);
             let average = averages.then(|| take("ema")).transpose()?;
             if !averages {
                 values.remove(&format!("ema.{path}"));
             }
             let shape = parameter.shape;
-            memory.insert(parameter.path, Memory { shape, mean, square, average });
+            memory.insert(
+                parameter.path,
+                Memory {
+                    shape,
+                    mean,
+                    square,
+                    average,
+                },
+            );
         }
         match values.into_keys().min() {
             Some(name) => Err(StateError::Unknown { name }),
-            None => Ok(Self { settings, averages, step: state.step, memory, flat: None }),
+            None => Ok(Self {
+                settings,
+                averages,
+                step: state.step,
+                memory,
+                flat: None,
+            }),
         }
     }
 }
@@ -254,7 +288,11 @@ fn saved_values(
 ) -> Result<Vec<f32>, StateError> {
     match values.remove(&name) {
         Some(saved) if saved.len() == expected => Ok(saved),
-        Some(saved) => Err(StateError::Length { name, expected, found: saved.len() }),
+        Some(saved) => Err(StateError::Length {
+            name,
+            expected,
+            found: saved.len(),
+        }),
         None => Err(StateError::Missing { name }),
     }
 }

@@ -25,7 +25,9 @@ pub enum StateError {
         name: String,
     },
     /// A part of a parameter's state is gone.
-    #[error("the optimizer state lacks `{name}`; the checkpoint is incomplete, resume from an older one")]
+    #[error(
+        "the optimizer state lacks `{name}`; the checkpoint is incomplete, resume from an older one"
+    )]
     Missing {
         /// The tensor's name.
         name: String,

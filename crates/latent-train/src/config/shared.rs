@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use latent_nn::{Precision, Selected};
 use latent_nn::training::AdamW;
+use latent_nn::{Precision, Selected};
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, need};

@@ -17,23 +17,32 @@ fn first(count: usize) -> u16 {
 pub(super) unsafe fn neighbours(values: &[f32], units: &mut [u32]) {
     let len = values.len();
     assert!(units.len() >= len.div_ceil(2), "too few units");
-    for start in (0..len).step_by(2 * LANES) {
-        let rest = len - start;
-        // SAFETY: masks leave out what lies behind the slices' ends, whose lengths were checked.
-        unsafe {
-            let values = values.as_ptr().add(start);
-            let low = _mm512_maskz_loadu_ps(first(rest), values);
+    let whole = len / (2 * LANES) * (2 * LANES);
+    // SAFETY: whole vectors lie in the slices, whose lengths were checked; masks leave out what lies behind their ends.
+    unsafe {
+        let (from, to) = (values.as_ptr(), units.as_mut_ptr());
+        for start in (0..whole).step_by(2 * LANES) {
+            let low = _mm512_loadu_ps(from.add(start));
+            let high = _mm512_loadu_ps(from.add(start + LANES));
+            _mm512_storeu_si512(to.add(start / 2).cast(), both(low, high));
+        }
+        if whole < len {
+            let rest = len - whole;
+            let low = _mm512_maskz_loadu_ps(first(rest), from.add(whole));
             let high = first(rest.saturating_sub(LANES));
-            let high = _mm512_maskz_loadu_ps(high, values.wrapping_add(LANES));
-            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-            let units = units.as_mut_ptr().add(start / 2).cast();
-            if rest >= 2 * LANES {
-                _mm512_storeu_si512(units, both);
-            } else {
-                _mm512_mask_storeu_epi32(units.cast(), first(rest.div_ceil(2)), both);
-            }
+            let high = _mm512_maskz_loadu_ps(high, from.wrapping_add(whole + LANES));
+            let to = to.add(whole / 2).cast();
+            _mm512_mask_storeu_epi32(to, first(rest.div_ceil(2)), both(low, high));
         }
     }
+}
+
+/// 32 values, rounded.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn both(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: both types are 512 bits without an invalid value.
+    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
 /// Two rows to one row of units.
@@ -47,27 +56,33 @@ pub(super) unsafe fn pairs(low: &[f32], high: &[f32], units: &mut [u32]) {
         len == high.len() && units.len() >= len,
         "rows of different lengths"
     );
-    for start in (0..len).step_by(LANES) {
-        let mask = first(len - start);
-        // SAFETY: the mask leaves out what lies behind the slices' ends, whose lengths were checked.
-        unsafe {
-            let widen =
-                |x: __m256bh| _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(x));
-            let low = _mm512_maskz_loadu_ps(mask, low.as_ptr().add(start));
-            let high = _mm512_maskz_loadu_ps(mask, high.as_ptr().add(start));
-            let (low, high) = (
-                widen(_mm512_cvtneps_pbh(low)),
-                widen(_mm512_cvtneps_pbh(high)),
-            );
-            let both = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
-            let units = units.as_mut_ptr().add(start);
-            if mask == u16::MAX {
-                _mm512_storeu_si512(units.cast(), both);
-            } else {
-                _mm512_mask_storeu_epi32(units.cast(), mask, both);
-            }
+    let whole = len / LANES * LANES;
+    // SAFETY: whole vectors lie in the slices, whose lengths were checked; masks leave out what lies behind their ends.
+    unsafe {
+        let (low, high, to) = (low.as_ptr(), high.as_ptr(), units.as_mut_ptr());
+        for start in (0..whole).step_by(LANES) {
+            let low = _mm512_loadu_ps(low.add(start));
+            let high = _mm512_loadu_ps(high.add(start));
+            _mm512_storeu_si512(to.add(start).cast(), woven(low, high));
+        }
+        if whole < len {
+            let mask = first(len - whole);
+            let low = _mm512_maskz_loadu_ps(mask, low.add(whole));
+            let high = _mm512_maskz_loadu_ps(mask, high.add(whole));
+            _mm512_mask_storeu_epi32(to.add(whole).cast(), mask, woven(low, high));
         }
     }
+}
+
+/// 16 values and the 16 that follow them on the summed axis, rounded.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn woven(low: __m512, high: __m512) -> __m512i {
+    let order = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+        19, 3, 18, 2, 17, 1, 16, 0,
+    );
+    _mm512_permutexvar_epi16(order, both(low, high))
 }
 
 /// `out[step * width + j] = rows[j * k + step]` for 16 rows and 16 steps.
@@ -75,7 +90,7 @@ pub(super) unsafe fn pairs(low: &[f32], high: &[f32], units: &mut [u32]) {
 /// # Safety
 /// The CPU has these features.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn turn(rows: &[u32], k: usize, width: usize, out: &mut [u32]) {
+pub(in crate::product) unsafe fn turn(rows: &[u32], k: usize, width: usize, out: &mut [u32]) {
     let last = LANES - 1;
     assert!(
         rows.len() >= last * k + LANES && out.len() >= last * width + LANES,

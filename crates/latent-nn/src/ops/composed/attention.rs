@@ -21,7 +21,10 @@ fn heads_first<B: Backend>(x: Float<B>, heads: usize) -> Float<B> {
 /// `[n, heads, l, d]` as `[n, l, heads * d]`.
 fn heads_last<B: Backend>(x: Float<B>) -> Float<B> {
     let [n, heads, length, width] = x.shape().dims();
-    reshape::<B>(B::float_permute(x, &[0, 2, 1, 3]), &[n, length, heads * width])
+    reshape::<B>(
+        B::float_permute(x, &[0, 2, 1, 3]),
+        &[n, length, heads * width],
+    )
 }
 
 fn transposed<B: Backend>(x: Float<B>) -> Float<B> {
@@ -55,9 +58,18 @@ fn scores<B: Backend>(
     }
     let columns = dims::<B>(keys)[2];
     let mask: Vec<f32> = (0..rows * columns)
-        .map(|i| if i % columns > from + i / columns { -1e30 } else { 0.0 })
+        .map(|i| {
+            if i % columns > from + i / columns {
+                -1e30
+            } else {
+                0.0
+            }
+        })
         .collect();
-    let mask = B::float_from_data(TensorData::new(mask, [1, 1, rows, columns]), &scores.device());
+    let mask = B::float_from_data(
+        TensorData::new(mask, [1, 1, rows, columns]),
+        &scores.device(),
+    );
     B::float_add(scores, mask)
 }
 
@@ -123,7 +135,11 @@ pub(crate) fn attention_backward<B: Backend>(
         let scores = scores::<B>(block.clone(), &keys, from, &options);
         let weights = B::float_exp(B::float_sub(scores, part(&log_sums)));
         let delta = B::float_sum_dim(B::float_mul(dy.clone(), part(&output)), 3);
-        let dvalue = product::<B>(transposed::<B>(weights.clone()), dy.clone(), options.precision);
+        let dvalue = product::<B>(
+            transposed::<B>(weights.clone()),
+            dy.clone(),
+            options.precision,
+        );
         dvalues = B::float_add(dvalues, dvalue);
         let dweights = product::<B>(dy, transposed::<B>(values.clone()), options.precision);
         let dscores = B::float_mul(weights, B::float_sub(dweights, delta));

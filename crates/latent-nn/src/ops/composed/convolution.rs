@@ -85,6 +85,15 @@ pub(crate) fn conv2d_backward_weight<B: Backend>(
     let x = channels_first::<B>(lowered::<B>(doubled::<B>(x, &options), options.precision));
     let dy = channels_first::<B>(lowered::<B>(dy, options.precision));
     // Burn reads only the shape of the weight here.
-    let weight = B::float_empty(Shape::new(shape), &dy.device(), FloatDType::from(dy.dtype()));
-    widened::<B>(B::conv2d_weight_backward(x, weight, dy, burn_options(&options)))
+    let weight = B::float_empty(
+        Shape::new(shape),
+        &dy.device(),
+        FloatDType::from(dy.dtype()),
+    );
+    widened::<B>(B::conv2d_weight_backward(
+        x,
+        weight,
+        dy,
+        burn_options(&options),
+    ))
 }

@@ -27,7 +27,11 @@ pub(crate) fn nearest_source(from: usize, to: usize) -> impl Iterator<Item = usi
     (0..to).map(move |i| ((i as f32 * scale) as usize).min(from - 1))
 }
 
-fn source_indices<B: Backend>(from: usize, to: usize, device: &B::Device) -> burn::backend::tensor::IntTensor<B> {
+fn source_indices<B: Backend>(
+    from: usize,
+    to: usize,
+    device: &B::Device,
+) -> burn::backend::tensor::IntTensor<B> {
     let indices: Vec<i32> = nearest_source(from, to).map(|i| i as i32).collect();
     B::int_from_data(TensorData::new(indices, [to]), device)
 }

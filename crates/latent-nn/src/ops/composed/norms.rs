@@ -19,7 +19,12 @@ fn group_mean<B: Backend>(x: Float<B>) -> Float<B> {
 }
 
 /// `x * weight + bias` along the last axis of `[n, p, g, c / g]`.
-fn affine<B: Backend>(x: Float<B>, weight: Float<B>, bias: Float<B>, shape: [usize; 4]) -> Float<B> {
+fn affine<B: Backend>(
+    x: Float<B>,
+    weight: Float<B>,
+    bias: Float<B>,
+    shape: [usize; 4],
+) -> Float<B> {
     let row = [1, 1, shape[2], shape[3]];
     let scaled = B::float_mul(x, reshape::<B>(weight, &row));
     B::float_add(scaled, reshape::<B>(bias, &row))
@@ -83,12 +88,11 @@ pub(crate) fn group_norm_backward<B: Backend>(
     let dnormal = B::float_mul(dy, reshape::<B>(weight, &[1, 1, split[2], split[3]]));
     let mean_of = group_mean::<B>(dnormal.clone());
     let projection = group_mean::<B>(B::float_mul(dnormal.clone(), normal.clone()));
-    let dx = B::float_sub(B::float_sub(dnormal, mean_of), B::float_mul(normal, projection));
-    (
-        reshape::<B>(B::float_mul(dx, rstd), &shape),
-        dweight,
-        dbias,
-    )
+    let dx = B::float_sub(
+        B::float_sub(dnormal, mean_of),
+        B::float_mul(normal, projection),
+    );
+    (reshape::<B>(B::float_mul(dx, rstd), &shape), dweight, dbias)
 }
 
 /// See [`crate::ops::LatentOps::latent_layer_norm`].
@@ -134,12 +138,11 @@ pub(crate) fn layer_norm_backward<B: Backend>(
     let dnormal = B::float_mul(dy, reshape::<B>(weight, &[1, channels]));
     let mean_of = B::float_mean_dim(dnormal.clone(), 1);
     let projection = B::float_mean_dim(B::float_mul(dnormal.clone(), normal.clone()), 1);
-    let dx = B::float_sub(B::float_sub(dnormal, mean_of), B::float_mul(normal, projection));
-    (
-        reshape::<B>(B::float_mul(dx, rstd), &shape),
-        dweight,
-        dbias,
-    )
+    let dx = B::float_sub(
+        B::float_sub(dnormal, mean_of),
+        B::float_mul(normal, projection),
+    );
+    (reshape::<B>(B::float_mul(dx, rstd), &shape), dweight, dbias)
 }
 
 /// See [`crate::ops::LatentOps::latent_column_sums`].

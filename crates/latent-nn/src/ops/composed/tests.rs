@@ -6,7 +6,8 @@ use latent_kernels::{Activation, Precision};
 use super::Float;
 use crate::ops::flex::{dense, tensor, values};
 use crate::ops::{
-    AttentionOptions, AttentionRecord, ConvOptions, GroupNormOptions, LatentOps, LinearOptions, Maybe,
+    AttentionOptions, AttentionRecord, ConvOptions, GroupNormOptions, LatentOps, LinearOptions,
+    Maybe,
 };
 use crate::philox::Philox;
 
@@ -27,7 +28,11 @@ fn drawn(seed: u64, shape: &[usize]) -> Cpu {
 
 fn same(what: &str, found: Cpu, needed: Cpu) {
     let (found, needed) = (dense(found), dense(needed));
-    assert_eq!(super::dims::<Flex>(&found), super::dims::<Flex>(&needed), "{what}");
+    assert_eq!(
+        super::dims::<Flex>(&found),
+        super::dims::<Flex>(&needed),
+        "{what}"
+    );
     let scale = values(&needed).iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
     let pairs = values(&found).iter().zip(values(&needed));
     let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / scale;
@@ -44,11 +49,38 @@ fn same_three(what: &str, found: (Cpu, Cpu, Cpu), needed: (Cpu, Cpu, Cpu)) {
 fn convolutions() -> Vec<(usize, ConvOptions)> {
     let plain = ConvOptions::new(Precision::F32);
     vec![
-        (3, ConvOptions { padding: [1; 4], ..plain }),
+        (
+            3,
+            ConvOptions {
+                padding: [1; 4],
+                ..plain
+            },
+        ),
         (1, plain),
-        (3, ConvOptions { padding: [1; 4], stride: 2, ..plain }),
-        (3, ConvOptions { padding: [0, 0, 1, 1], stride: 2, ..plain }),
-        (3, ConvOptions { padding: [1; 4], upsample: true, ..plain }),
+        (
+            3,
+            ConvOptions {
+                padding: [1; 4],
+                stride: 2,
+                ..plain
+            },
+        ),
+        (
+            3,
+            ConvOptions {
+                padding: [0, 0, 1, 1],
+                stride: 2,
+                ..plain
+            },
+        ),
+        (
+            3,
+            ConvOptions {
+                padding: [1; 4],
+                upsample: true,
+                ..plain
+            },
+        ),
     ]
 }
 
@@ -58,7 +90,13 @@ fn convolutions_and_their_gradients_equal_the_kernels() {
         let what = format!("{kernel}x{kernel} {options:?}");
         let (x, weight) = (drawn(1, &[2, 7, 6, 5]), drawn(2, &[4, 5, kernel, kernel]));
         let (bias, shift) = (drawn(3, &[4]), drawn(4, &[2, 4]));
-        let given = || [Maybe::Given(bias.clone()), Maybe::Given(shift.clone()), Maybe::Absent];
+        let given = || {
+            [
+                Maybe::Given(bias.clone()),
+                Maybe::Given(shift.clone()),
+                Maybe::Absent,
+            ]
+        };
         let [b, s, r] = given();
         let y = Flex::latent_conv2d(x.clone(), weight.clone(), b, s, r, options);
         let added = given().map(Maybe::into_option);
@@ -86,7 +124,13 @@ fn linear_layers_and_their_gradients_equal_the_kernels() {
     let given = (Maybe::Given(bias.clone()), Maybe::Given(residual.clone()));
     same(
         "linear",
-        super::linear::<Flex>(x.clone(), weight.clone(), Some(bias), Some(residual), options),
+        super::linear::<Flex>(
+            x.clone(),
+            weight.clone(),
+            Some(bias),
+            Some(residual),
+            options,
+        ),
         Flex::latent_linear(x.clone(), weight.clone(), given.0, given.1, options),
     );
     same(
@@ -109,15 +153,23 @@ fn linear_layers_and_their_gradients_equal_the_kernels() {
 #[test]
 fn attention_and_its_gradients_equal_the_kernels() {
     for (causal, keys) in [(false, 9), (true, 6)] {
-        let options = AttentionOptions { causal, ..AttentionOptions::new(2, Precision::F32) };
+        let options = AttentionOptions {
+            causal,
+            ..AttentionOptions::new(2, Precision::F32)
+        };
         let q = drawn(1, &[2, 6, 10]);
         let (k, v) = (drawn(2, &[2, keys, 10]), drawn(3, &[2, keys, 10]));
         let all = || (q.clone(), k.clone(), v.clone());
-        let (output, log_sums) = Flex::latent_attention_recorded(q.clone(), k.clone(), v.clone(), options);
+        let (output, log_sums) =
+            Flex::latent_attention_recorded(q.clone(), k.clone(), v.clone(), options);
         let found = super::attention_recorded::<Flex>(q.clone(), k.clone(), v.clone(), options);
         same("attention", found.0, output.clone());
         same("log sums", found.1, log_sums.clone());
-        same("attention", super::attention::<Flex>(all().0, all().1, all().2, options), output.clone());
+        same(
+            "attention",
+            super::attention::<Flex>(all().0, all().1, all().2, options),
+            output.clone(),
+        );
         let record = || AttentionRecord::<Flex> {
             queries: q.clone(),
             keys: k.clone(),
@@ -139,7 +191,11 @@ fn norms_and_their_gradients_equal_the_kernels() {
     let (x, dy) = (drawn(1, &[2, 3, 5, 12]), drawn(2, &[2, 3, 5, 12]));
     let (weight, bias) = (drawn(3, &[12]), drawn(4, &[12]));
     for silu in [false, true] {
-        let options = GroupNormOptions { groups: 4, eps: 1e-5, silu };
+        let options = GroupNormOptions {
+            groups: 4,
+            eps: 1e-5,
+            silu,
+        };
         let (y, statistics) =
             Flex::latent_group_norm_recorded(x.clone(), weight.clone(), bias.clone(), options);
         let found = super::group_norm::<Flex>(x.clone(), weight.clone(), bias.clone(), options);
@@ -187,7 +243,11 @@ fn activations_and_their_gradients_equal_the_kernels() {
         );
     }
     let half = drawn(3, &[3, 7]);
-    same("geglu", super::geglu::<Flex>(x.clone()), Flex::latent_geglu(x.clone()));
+    same(
+        "geglu",
+        super::geglu::<Flex>(x.clone()),
+        Flex::latent_geglu(x.clone()),
+    );
     same(
         "geglu, gradient",
         super::geglu_backward::<Flex>(x.clone(), half.clone()),
@@ -199,13 +259,24 @@ fn activations_and_their_gradients_equal_the_kernels() {
 fn joining_splitting_and_resizing_equal_the_kernels() {
     let (a, b) = (drawn(1, &[2, 3, 4, 5]), drawn(2, &[2, 3, 4, 2]));
     let joined = Flex::latent_concat(a.clone(), b.clone());
-    same("concat", super::concat::<Flex>(a.clone(), b), joined.clone());
-    let (found, needed) = (super::split::<Flex>(joined.clone(), 3), Flex::latent_split(joined, 3));
+    same(
+        "concat",
+        super::concat::<Flex>(a.clone(), b),
+        joined.clone(),
+    );
+    let (found, needed) = (
+        super::split::<Flex>(joined.clone(), 3),
+        Flex::latent_split(joined, 3),
+    );
     same("split", found.0, needed.0);
     same("split", found.1, needed.1);
     for size in [[6, 8], [5, 7]] {
         let larger = Flex::latent_upsample(a.clone(), size);
-        same("upsample", super::upsample::<Flex>(a.clone(), size), larger.clone());
+        same(
+            "upsample",
+            super::upsample::<Flex>(a.clone(), size),
+            larger.clone(),
+        );
         same(
             "upsample, gradient",
             super::upsample_backward::<Flex>(larger.clone(), [3, 4]),
