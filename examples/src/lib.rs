@@ -1,1 +1,7 @@
-//! Short programs that use the library; see the files beside this folder.
+//! What several of the examples need; the examples themselves are the files beside this folder.
+
+mod guided;
+mod shapes;
+
+pub use guided::{Guided, open};
+pub use shapes::{COLOURS, FORMS, Form, Shape, draw};

@@ -90,3 +90,38 @@ fn rounded(from: &Path, to: &Path, dtype: Dtype) -> Result<(), Error> {
     }
     Ok(file.write(to)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../latent-models/tests/fixtures/sd1-tiny")
+    }
+
+    #[test]
+    fn a_folder_written_again_holds_the_same_weights_rounded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let half = folder.path().join("half");
+        export_as(&tiny(), &half, Dtype::Bf16).expect("written");
+        let file = "unet/diffusion_pytorch_model.safetensors";
+        let [before, after] = [tiny(), half.clone()].map(|model| Weights::open(&model.join(file)).expect("weights"));
+        assert!(before.names().eq(after.names()));
+        for name in before.names() {
+            let (before, after) = (before.tensor(name).expect("there"), after.tensor(name).expect("there"));
+            assert_eq!((after.dtype, after.shape), (Dtype::Bf16, before.shape));
+            for (a, b) in before.to_f32().into_iter().zip(after.to_f32()) {
+                assert!((a - b).abs() <= a.abs() / 256.0, "{name}: {a} became {b}");
+            }
+        }
+        ModelFolder::open(&half).expect("the copy opens");
+    }
+
+    #[test]
+    fn a_folder_that_is_no_model_is_refused_and_nothing_is_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let to = folder.path().join("to");
+        assert!(export_as(folder.path(), &to, Dtype::Bf16).is_err());
+        assert!(!to.exists());
+    }
+}

@@ -3,15 +3,16 @@
 mod flops;
 mod kernels;
 mod pixel_vs_latent;
+mod training;
 
 use clap::{Args, Subcommand};
 
 use crate::fault::Fault;
 use crate::terminal::Terminal;
 
-/// Measure: pixel space against latent space, kernels against the machine's limit.
+/// Measure: pixel space against latent space, kernels against the machine's limit, training steps.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  latent bench pixel-vs-latent\n  latent bench kernels --json")]
+#[command(after_help = "Examples:\n  latent bench pixel-vs-latent\n  latent bench kernels --json\n  latent bench training")]
 pub(crate) struct Bench {
     #[command(subcommand)]
     what: What,
@@ -21,6 +22,7 @@ pub(crate) struct Bench {
 enum What {
     PixelVsLatent(pixel_vs_latent::PixelVsLatent),
     Kernels(kernels::Kernels),
+    Training(training::Training),
 }
 
 impl Bench {
@@ -28,6 +30,7 @@ impl Bench {
         match self.what {
             What::PixelVsLatent(command) => command.run(terminal),
             What::Kernels(command) => command.run(terminal),
+            What::Training(command) => command.run(terminal),
         }
     }
 }
