@@ -105,10 +105,14 @@ mod tests {
         let half = folder.path().join("half");
         export_as(&tiny(), &half, Dtype::Bf16).expect("written");
         let file = "unet/diffusion_pytorch_model.safetensors";
-        let [before, after] = [tiny(), half.clone()].map(|model| Weights::open(&model.join(file)).expect("weights"));
+        let [before, after] =
+            [tiny(), half.clone()].map(|model| Weights::open(&model.join(file)).expect("weights"));
         assert!(before.names().eq(after.names()));
         for name in before.names() {
-            let (before, after) = (before.tensor(name).expect("there"), after.tensor(name).expect("there"));
+            let (before, after) = (
+                before.tensor(name).expect("there"),
+                after.tensor(name).expect("there"),
+            );
             assert_eq!((after.dtype, after.shape), (Dtype::Bf16, before.shape));
             for (a, b) in before.to_f32().into_iter().zip(after.to_f32()) {
                 assert!((a - b).abs() <= a.abs() / 256.0, "{name}: {a} became {b}");

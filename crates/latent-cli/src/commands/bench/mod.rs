@@ -12,7 +12,9 @@ use crate::terminal::Terminal;
 
 /// Measure: pixel space against latent space, kernels against the machine's limit, training steps.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  latent bench pixel-vs-latent\n  latent bench kernels --json\n  latent bench training")]
+#[command(
+    after_help = "Examples:\n  latent bench pixel-vs-latent\n  latent bench kernels --json\n  latent bench training"
+)]
 pub(crate) struct Bench {
     #[command(subcommand)]
     what: What,

@@ -6,8 +6,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use clap::Args;
 use latent_models::{
-    AutoencoderKl, AutoencoderKlConfig, Counts, DownBlockType, DownEncoderBlockType, UNet2dCondition,
-    UNet2dConditionConfig, UNetCondition, UpBlockType, UpDecoderBlockType,
+    AutoencoderKl, AutoencoderKlConfig, Counts, DownBlockType, DownEncoderBlockType,
+    UNet2dCondition, UNet2dConditionConfig, UNetCondition, UpBlockType, UpDecoderBlockType,
 };
 use latent_nn::training::Grads;
 use latent_nn::{Init, parameter_count};
@@ -20,7 +20,9 @@ use crate::terminal::Terminal;
 
 /// Loss and gradients of a U-Net (32 latents of 16x16x4, 77 tokens) and of an autoencoder (8 pictures of 128x128).
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  latent bench training\n  latent bench training --repeat 10 --json")]
+#[command(
+    after_help = "Examples:\n  latent bench training\n  latent bench training --repeat 10 --json"
+)]
 pub(crate) struct Training {
     /// Times a step is measured; the median counts.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -49,7 +51,10 @@ const AUTOENCODER_TFLOP: f64 = 3.6523;
 impl Training {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
         let (compute, device) = open::compute(&self.compute)?;
-        terminal.note(format_args!("device: {device}, {:?} products", compute.precision));
+        terminal.note(format_args!(
+            "device: {device}, {:?} products",
+            compute.precision
+        ));
         let compute = compute.autodiff();
         for measured in [self.unet(&compute)?, self.autoencoder(&compute)?] {
             let line = format!(
@@ -104,13 +109,16 @@ impl Training {
         let batch = 8;
         let pictures: Tensor<4> = compute.tensor(numbers(batch * 49_152), [batch, 3, 128, 128]);
         let noise: Tensor<4> = compute.tensor(numbers(batch * 4096), [batch, 4, 32, 32]);
-        Ok(self.measure("autoencoder", &model, batch, AUTOENCODER_TFLOP, || {
-            let moments = model.encode(pictures.clone());
-            let again = model.decode(moments.sample(noise.clone()));
-            let spread = moments.logvar.clone().exp() - moments.logvar.clone() - 1.0;
-            let kl = (moments.mean.clone() * moments.mean + spread).sum() * (0.5e-6 / batch as f32);
-            (again - pictures.clone()).abs().mean() + kl
-        }))
+        Ok(
+            self.measure("autoencoder", &model, batch, AUTOENCODER_TFLOP, || {
+                let moments = model.encode(pictures.clone());
+                let again = model.decode(moments.sample(noise.clone()));
+                let spread = moments.logvar.clone().exp() - moments.logvar.clone() - 1.0;
+                let kl =
+                    (moments.mean.clone() * moments.mean + spread).sum() * (0.5e-6 / batch as f32);
+                (again - pictures.clone()).abs().mean() + kl
+            }),
+        )
     }
 
     fn measure<M: Module>(
@@ -144,5 +152,7 @@ impl Training {
 }
 
 fn numbers(count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect()
+    (0..count)
+        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
+        .collect()
 }

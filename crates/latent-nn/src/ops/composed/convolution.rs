@@ -31,7 +31,13 @@ fn padded<B: Backend>(x: Float<B>, [top, left, bottom, right]: [usize; 4]) -> Fl
 }
 
 /// Every `stride`th of `count` positions of `axis`, from `from` on.
-fn strided<B: Backend>(x: Float<B>, axis: usize, from: usize, count: usize, stride: usize) -> Float<B> {
+fn strided<B: Backend>(
+    x: Float<B>,
+    axis: usize,
+    from: usize,
+    count: usize,
+    stride: usize,
+) -> Float<B> {
     if stride == 1 {
         return narrow::<B>(x, axis, from, from + count);
     }
@@ -52,7 +58,11 @@ fn columns<B: Backend>(x: Float<B>, [kh, kw]: [usize; 2], stride: usize) -> (Flo
             taps.push(strided::<B>(rows.clone(), 2, column, wo, stride));
         }
     }
-    let joined = if taps.len() == 1 { taps.remove(0) } else { B::float_cat(taps, 3) };
+    let joined = if taps.len() == 1 {
+        taps.remove(0)
+    } else {
+        B::float_cat(taps, 3)
+    };
     (reshape::<B>(joined, &[n * ho * wo, kh * kw * c]), [ho, wo])
 }
 
@@ -65,7 +75,10 @@ pub(crate) fn conv2d<B: Backend>(
 ) -> Float<B> {
     let [co, ci, kh, kw] = weight.shape().dims();
     let n = dims::<B>(&x)[0];
-    let x = padded::<B>(lowered::<B>(doubled::<B>(x, &options), options.precision), options.padding);
+    let x = padded::<B>(
+        lowered::<B>(doubled::<B>(x, &options), options.precision),
+        options.padding,
+    );
     let (rows, [ho, wo]) = columns::<B>(x, [kh, kw], options.stride);
     // `[co, ci, kh, kw]` as `[kh * kw * ci, co]`, in the order of the rows.
     let weight = reshape::<B>(B::float_permute(weight, &[2, 3, 1, 0]), &[kh * kw * ci, co]);
@@ -95,7 +108,11 @@ pub(crate) fn conv2d_backward_input<B: Backend>(
     let dy = fitted::<B>(dy, 2, kw - 1 - left, width + kw - 1);
     let (rows, _) = columns::<B>(dy, [kh, kw], 1);
     let turned = B::float_permute(B::float_flip(weight, &[2, 3]), &[2, 3, 0, 1]);
-    let dx = product::<B>(rows, reshape::<B>(turned, &[kh * kw * co, ci]), options.precision);
+    let dx = product::<B>(
+        rows,
+        reshape::<B>(turned, &[kh * kw * co, ci]),
+        options.precision,
+    );
     let dx = reshape::<B>(dx, &[n, height, width, ci]);
     if options.upsample {
         upsample_backward::<B>(dx, [h, w])
@@ -111,7 +128,10 @@ fn spread<B: Backend>(x: Float<B>, stride: usize) -> Float<B> {
     }
     let [n, h, w, c] = x.shape().dims();
     let zeros = |shape| B::float_zeros(Shape::new(shape), &x.device(), FloatDType::from(x.dtype()));
-    let (wide, tall) = (zeros([n, h, w, (stride - 1) * c]), zeros([n, h, stride - 1, stride * w * c]));
+    let (wide, tall) = (
+        zeros([n, h, w, (stride - 1) * c]),
+        zeros([n, h, stride - 1, stride * w * c]),
+    );
     let x = B::float_cat(vec![x, wide], 3);
     let x = B::float_cat(vec![reshape::<B>(x, &[n, h, 1, stride * w * c]), tall], 2);
     reshape::<B>(x, &[n, stride * h, stride * w, c])
@@ -140,7 +160,10 @@ pub(crate) fn conv2d_backward_weight<B: Backend>(
     options: ConvOptions,
 ) -> Float<B> {
     let (ci, co) = (dims::<B>(&x)[3], dims::<B>(&dy)[3]);
-    let x = padded::<B>(lowered::<B>(doubled::<B>(x, &options), options.precision), options.padding);
+    let x = padded::<B>(
+        lowered::<B>(doubled::<B>(x, &options), options.precision),
+        options.padding,
+    );
     let (rows, _) = columns::<B>(x, [kh, kw], options.stride);
     let count = dims::<B>(&rows)[0];
     let dy = reshape::<B>(dy, &[count, co]);
