@@ -20,6 +20,10 @@ use crate::args::{Cli, Command, Global};
 use crate::fault::{Fault, Kind};
 use crate::terminal::Terminal;
 
+/// Drawing and training free and take the same megabytes thousands of times.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Where the last panic happened and what it said.
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 

@@ -25,11 +25,16 @@ const MAX_PERIOD: f64 = 10_000.0;
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5; options as in diffusers' `get_timestep_embedding`.
 pub fn timestep_sinusoid(timesteps: &[f32], sinusoid: &Sinusoid, compute: &Compute) -> Tensor<2> {
     let half = sinusoid.dim / 2;
-    let slope = -MAX_PERIOD.ln() / (half as f64 - sinusoid.freq_shift);
+    let steps = (half as f64 - sinusoid.freq_shift) as f32;
+    // In f32 and in torch's order: at timestep 999 the angle's rounding shows in the fourth digit. The exponential is
+    // rounded once, so that it is the same on every machine.
+    let frequency = |i: usize| {
+        let exponent = -MAX_PERIOD.ln() as f32 * i as f32 / steps;
+        f64::from(exponent).exp() as f32
+    };
     let mut values = Vec::with_capacity(timesteps.len() * sinusoid.dim);
     for &timestep in timesteps {
-        // In f32 as torch does: at timestep 999 the angle's rounding shows in the fourth digit.
-        let angles = (0..half).map(|i| timestep * (slope as f32 * i as f32).exp());
+        let angles = (0..half).map(|i| timestep * frequency(i));
         let (sines, cosines): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
         let (first, second) = if sinusoid.flip_sin_to_cos {
             (cosines, sines)

@@ -270,7 +270,10 @@ unary_backward!(GegluBackward, FloatTensor<B>, |x, dy| {
 unary_backward!(
     ActivationBackward,
     (FloatTensor<B>, Activation),
-    |saved, dy| { B::latent_activation_backward(saved.0, dy, saved.1) }
+    |saved, dy| {
+        let (x, kind) = saved;
+        B::latent_activation_backward(x, dy, kind)
+    }
 );
 unary_backward!(UpsampleBackward, [usize; 2], |size, dy| {
     B::latent_upsample_backward(dy, size)
