@@ -130,7 +130,8 @@ fn geglu_behind_a_linear_layer_meets_torch() {
 #[test]
 fn activations_meet_torch() {
     let fixture = Fixture::open();
-    let rows: [(&str, fn(Tensor<2>) -> Tensor<2>); 3] = [
+    type Function = fn(Tensor<2>) -> Tensor<2>;
+    let rows: [(&str, Function); 3] = [
         ("act_silu", ops::silu),
         ("act_gelu", ops::gelu),
         ("act_quick_gelu", ops::quick_gelu),

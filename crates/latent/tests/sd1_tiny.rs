@@ -150,7 +150,7 @@ fn check(name: &str, run: &Value, pipeline: &Pipeline) -> Result<(), String> {
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f32::max)
         / scale;
-    if latents.len() != want.latents.len() || !(worst <= 1e-3) {
+    if latents.len() != want.latents.len() || worst.is_nan() || worst > 1e-3 {
         return Err(format!(
             "{name}: latents differ by {worst:e} of their largest value"
         ));

@@ -8,26 +8,26 @@ use latent_formats::Weights;
 use latent_nn::{Compute, Precision, to_host};
 
 /// A folder of `tests/fixtures`.
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name)
 }
 
 /// The CPU in f32: what the fixtures were computed in.
-pub fn compute() -> Compute {
+pub(crate) fn compute() -> Compute {
     Compute::cpu(Precision::F32)
 }
 
 /// What Python computed.
-pub struct Expected(Weights);
+pub(crate) struct Expected(Weights);
 
 impl Expected {
-    pub fn open(name: &str) -> Self {
+    pub(crate) fn open(name: &str) -> Self {
         Self(Weights::open(&fixture(name).join("expected.safetensors")).unwrap())
     }
 
-    pub fn values(&self, name: &str) -> (Vec<f32>, Vec<usize>) {
+    pub(crate) fn values(&self, name: &str) -> (Vec<f32>, Vec<usize>) {
         let shape = self
             .0
             .describe(name)
@@ -37,12 +37,12 @@ impl Expected {
         (self.0.read_f32(name).unwrap(), shape)
     }
 
-    pub fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
+    pub(crate) fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
         let (values, shape) = self.values(name);
         compute().tensor(values, shape.try_into().unwrap())
     }
 
-    pub fn integers(&self, name: &str) -> Vec<u32> {
+    pub(crate) fn integers(&self, name: &str) -> Vec<u32> {
         self.values(name)
             .0
             .into_iter()
@@ -52,7 +52,7 @@ impl Expected {
 
     /// Fails unless `found` is within 1e-4 of the largest expected value: f32 sums of a few hundred terms in another
     /// order differ by some 1e-6, a wrong constant by 1e-3 and more.
-    pub fn check<const D: usize>(&self, name: &str, found: Tensor<D>) {
+    pub(crate) fn check<const D: usize>(&self, name: &str, found: Tensor<D>) {
         let (expected, shape) = self.values(name);
         assert_eq!(found.dims().to_vec(), shape, "shape of `{name}`");
         close(name, &to_host(found).0, &expected, 1e-4);
@@ -60,7 +60,7 @@ impl Expected {
 }
 
 /// Fails unless no value is further off than `tolerance` times the largest expected one.
-pub fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+pub(crate) fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "length of `{name}`");
     let largest = expected
         .iter()

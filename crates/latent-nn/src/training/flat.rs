@@ -231,7 +231,11 @@ mod tests {
                 .remove(&expected.path)
                 .flatten()
                 .expect("an average");
-            close(&[expected.clone()], &[Exported { values, ..expected }]);
+            let found = Exported {
+                values,
+                ..expected.clone()
+            };
+            close(&[expected], &[found]);
         }
     }
 
