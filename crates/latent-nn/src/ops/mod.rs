@@ -1,9 +1,9 @@
 //! The operations every model is made of, as one Burn backend extension.
 //!
-//! [`LatentOps`] routes by device: the CPU goes to `latent-kernels` on borrowed slices ([`flex`]), GPUs run the
-//! default bodies ([`composed`]: plain Burn operations, generic over the backend, so that the tests run the very
-//! same bodies on the CPU and compare), and training records a hand-written backward pass ([`autodiff`]).
-//! Activations are channels-last; see each function in [`functions`] for shapes.
+//! [`LatentOps`] routes by device: the CPU goes to `latent-kernels` on borrowed slices (`flex`), GPUs run the
+//! default bodies (`composed`: plain Burn operations, generic over the backend, so that the tests run the very
+//! same bodies on the CPU and compare), and training records a hand-written backward pass (`autodiff`).
+//! Activations are channels-last; see each function in `functions` for shapes.
 
 mod autodiff;
 pub(crate) mod composed;
@@ -61,7 +61,7 @@ pub struct AttentionRecord<B: Backend> {
     pub log_sums: FloatTensor<B>,
 }
 
-/// Our operations on backend primitives. Models call the wrappers in [`functions`] instead.
+/// Our operations on backend primitives. Models call the wrappers in `functions` instead.
 ///
 /// `x` is channels-last: `[n, h, w, c]`, `[n, l, c]` or any rank ending in channels.
 #[backend_extension(Flex, Cube: cfg(feature = "gpu"), Fusion: cfg(feature = "fusion"), Autodiff)]

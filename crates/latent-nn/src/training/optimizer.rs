@@ -76,7 +76,7 @@ pub(super) struct Memory {
 ///
 /// A parameter without a gradient stays as it is, decay included, as in torch. On the CPU a step is one pass over
 /// weight, gradient and memory, in place; the same steps give the same bits for any number of threads. On a GPU all
-/// parameters lie in one tensor ([`Flat`]), so that a step is some dozen launches and not thousands.
+/// parameters lie in one tensor (`flat.rs`), so that a step is some dozen launches and not thousands.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     settings: AdamW,
