@@ -123,7 +123,7 @@ impl Builder {
 }
 
 /// Reads a scheduler configuration as diffusers' Stable Diffusion pipelines take it: latents are not bounded, so
-/// `clip_sample` is off, and old files' `steps_offset` of 0 is 1.
+/// `clip_sample` is off.
 ///
 /// Source: diffusers' `StableDiffusionPipeline.__init__`.
 pub(crate) fn scheduler(config: &Value) -> Result<SchedulerConfig, Error> {
