@@ -3,6 +3,8 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use latent_kernels::Precision;
 
+use crate::training::is_host;
+
 /// A device and the precision of products on it.
 #[derive(Clone, Debug)]
 pub struct Compute {
@@ -37,6 +39,11 @@ impl Compute {
             device: self.device.clone().without_autodiff(),
             precision: self.precision,
         }
+    }
+
+    /// Whether this is the CPU, whose threads are ours to share out.
+    pub fn is_cpu(&self) -> bool {
+        is_host(&self.device)
     }
 
     /// `values` as a tensor; on the CPU they are moved, not copied.

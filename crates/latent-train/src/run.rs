@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
 use latent_formats::Picture;
-use latent_nn::Exported;
-use latent_nn::training::StepReport;
+use latent_nn::training::{SideBySide, StepReport};
+use latent_nn::{Compute, Exported};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{self, Identity, Saved};
@@ -63,6 +63,12 @@ pub(crate) trait Load: Send + Sync {
 
     /// Batch number `index` of the run.
     fn load(&self, index: u64) -> Result<Self::Batch>;
+}
+
+/// Groups of threads for the passes of an update.
+pub(crate) fn side_by_side(run: &Run, compute: &Compute) -> Result<SideBySide> {
+    SideBySide::new(run.accumulation, compute)
+        .map_err(|error| TrainError::Other(format!("no threads for the passes: {error}")))
 }
 
 /// What an update found.

@@ -49,3 +49,8 @@ pub fn set_threads(threads: usize) -> Result<(), Error> {
     pool.build_global()
         .map_err(|error| Error::Threads(error.to_string()))
 }
+
+/// Threads that work: as many as [`set_threads`] said, else one a core.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::TensorData;
 use latent_kernels as kernels;
 use latent_kernels::{
     Activation, AttentionShape, ConvShape, Epilogue, GroupNormShape, PackedConv, PackedMatrix,
 };
 use rayon::prelude::*;
 
+use super::buffers::Buffer;
 use super::composed::nearest_source;
 use super::pack::{Bits, PackKind, Packed, cached};
 use super::{
@@ -38,11 +38,6 @@ pub(crate) fn values(x: &Cpu) -> &[f32] {
         Some(values) => values,
         None => panic!("a dense f32 tensor is needed, found {x:?}"),
     }
-}
-
-/// Takes `values` as a tensor without copying them.
-pub(crate) fn tensor(values: Vec<f32>, shape: &[usize]) -> Cpu {
-    Cpu::from_data(TensorData::new(values, shape.to_vec()))
 }
 
 fn dims(x: &Cpu) -> Vec<usize> {
@@ -159,9 +154,9 @@ impl LatentOps for Flex {
             residual: residual.as_ref().map(values),
         };
         let size = [shape.n, shape.out_h(), shape.out_w(), co];
-        let mut out = vec![0.0; size.iter().product()];
+        let mut out = Buffer::unset(size.iter().product());
         kernels::conv2d(values(&x), &packed, &shape, &epilogue, &mut out);
-        tensor(out, &size)
+        out.into_tensor(&size)
     }
 
     fn latent_conv2d_backward_input(
@@ -175,9 +170,9 @@ impl LatentOps for Flex {
         let shape = conv_shape(input, co, [kh, kw], &options);
         let packed =
             PackedConv::pack_for_backward_input(values(&weight), &shape, options.precision);
-        let mut dx = vec![0.0; input.iter().product()];
+        let mut dx = Buffer::unset(input.iter().product());
         kernels::conv2d_backward_input(values(&dy), &packed, &shape, &mut dx);
-        tensor(dx, &input)
+        dx.into_tensor(&input)
     }
 
     fn latent_conv2d_backward_weight(
@@ -190,7 +185,7 @@ impl LatentOps for Flex {
         let co = dy.shape()[3];
         let shape = conv_shape(x.shape().dims(), co, kernel, &options);
         let size = [co, shape.ci, kernel[0], kernel[1]];
-        let mut dw = vec![0.0; size.iter().product()];
+        let mut dw = Buffer::unset(size.iter().product());
         kernels::conv2d_backward_weight(
             values(&x),
             values(&dy),
@@ -198,18 +193,18 @@ impl LatentOps for Flex {
             options.precision,
             &mut dw,
         );
-        tensor(dw, &size)
+        dw.into_tensor(&size)
     }
 
     fn latent_column_sums(dy: Cpu, runs: usize) -> Cpu {
         let dy = dense(dy);
         let (rows, width) = matrix(&dy);
-        let mut out = vec![0.0; runs * width];
+        let mut out = Buffer::unset(runs * width);
         let run = rows / runs.max(1) * width;
         for (dy, out) in values(&dy).chunks(run.max(1)).zip(out.chunks_mut(width)) {
             kernels::column_sums(dy, width, out);
         }
-        tensor(out, &[runs, width])
+        out.into_tensor(&[runs, width])
     }
 
     fn latent_linear(
@@ -224,7 +219,7 @@ impl LatentOps for Flex {
         let packed = packed_matrix(&weight, &options);
         let mut shape = dims(&x);
         let width = weight.shape()[0];
-        let mut out = vec![0.0; matrix(&x).0 * width];
+        let mut out = Buffer::unset(matrix(&x).0 * width);
         kernels::linear(
             values(&x),
             &packed,
@@ -234,7 +229,7 @@ impl LatentOps for Flex {
         );
         shape.pop();
         shape.push(width);
-        tensor(out, &shape)
+        out.into_tensor(&shape)
     }
 
     fn latent_linear_backward_input(dy: Cpu, weight: Cpu, options: LinearOptions) -> Cpu {
@@ -242,17 +237,17 @@ impl LatentOps for Flex {
         let [n, k] = weight.shape().dims();
         let packed = PackedMatrix::pack_transposed(values(&weight), k, n, options.precision);
         let mut shape = dims(&dy);
-        let mut dx = vec![0.0; matrix(&dy).0 * k];
+        let mut dx = Buffer::unset(matrix(&dy).0 * k);
         kernels::linear(values(&dy), &packed, None, None, &mut dx);
         shape.pop();
         shape.push(k);
-        tensor(dx, &shape)
+        dx.into_tensor(&shape)
     }
 
     fn latent_linear_backward_weight(x: Cpu, dy: Cpu, options: LinearOptions) -> Cpu {
         let (x, dy) = (dense(x), dense(dy));
         let ((m, k), (_, n)) = (matrix(&x), matrix(&dy));
-        let mut dw = vec![0.0; n * k];
+        let mut dw = Buffer::unset(n * k);
         kernels::linear_backward_weight(
             values(&x),
             values(&dy),
@@ -262,13 +257,13 @@ impl LatentOps for Flex {
             options.precision,
             &mut dw,
         );
-        tensor(dw, &[n, k])
+        dw.into_tensor(&[n, k])
     }
 
     fn latent_attention(queries: Cpu, keys: Cpu, values_: Cpu, options: AttentionOptions) -> Cpu {
         let (q, k, v) = (dense(queries), dense(keys), dense(values_));
         let shape = attention_shape(&q, &k, &options);
-        let mut out = vec![0.0; values(&q).len()];
+        let mut out = Buffer::unset(values(&q).len());
         kernels::attention(
             values(&q),
             values(&k),
@@ -278,7 +273,7 @@ impl LatentOps for Flex {
             &mut out,
             None,
         );
-        tensor(out, &dims(&q))
+        out.into_tensor(&dims(&q))
     }
 
     fn latent_attention_recorded(
@@ -289,8 +284,8 @@ impl LatentOps for Flex {
     ) -> (Cpu, Cpu) {
         let (q, k, v) = (dense(queries), dense(keys), dense(values_));
         let shape = attention_shape(&q, &k, &options);
-        let mut out = vec![0.0; values(&q).len()];
-        let mut log_sums = vec![0.0; shape.batch * shape.heads * shape.queries];
+        let mut out = Buffer::unset(values(&q).len());
+        let mut log_sums = Buffer::unset(shape.batch * shape.heads * shape.queries);
         kernels::attention(
             values(&q),
             values(&k),
@@ -301,7 +296,7 @@ impl LatentOps for Flex {
             Some(&mut log_sums),
         );
         let size = [shape.batch, shape.heads, shape.queries];
-        (tensor(out, &dims(&q)), tensor(log_sums, &size))
+        (out.into_tensor(&dims(&q)), log_sums.into_tensor(&size))
     }
 
     fn latent_attention_backward(
@@ -316,7 +311,7 @@ impl LatentOps for Flex {
         );
         let (out, log_sums, dy) = (dense(record.output), dense(record.log_sums), dense(dy));
         let shape = attention_shape(&q, &k, &options);
-        let zeros = |like: &Cpu| vec![0.0; values(like).len()];
+        let zeros = |like: &Cpu| Buffer::unset(values(like).len());
         let (mut dq, mut dk, mut dv) = (zeros(&q), zeros(&k), zeros(&v));
         kernels::attention_backward(
             values(&q),
@@ -332,9 +327,9 @@ impl LatentOps for Flex {
             &mut dv,
         );
         (
-            tensor(dq, &dims(&q)),
-            tensor(dk, &dims(&k)),
-            tensor(dv, &dims(&v)),
+            dq.into_tensor(&dims(&q)),
+            dk.into_tensor(&dims(&k)),
+            dv.into_tensor(&dims(&v)),
         )
     }
 
@@ -350,8 +345,8 @@ impl LatentOps for Flex {
     ) -> (Cpu, Cpu) {
         let (x, weight, bias) = (dense(x), dense(weight), dense(bias));
         let shape = group_norm_shape(&x, &options);
-        let mut out = vec![0.0; values(&x).len()];
-        let mut statistics = vec![0.0; shape.n * shape.groups * 2];
+        let mut out = Buffer::unset(values(&x).len());
+        let mut statistics = Buffer::unset(shape.n * shape.groups * 2);
         kernels::group_norm(
             values(&x),
             values(&weight),
@@ -361,7 +356,7 @@ impl LatentOps for Flex {
             &mut statistics,
         );
         let size = [shape.n, shape.groups, 2];
-        (tensor(out, &dims(&x)), tensor(statistics, &size))
+        (out.into_tensor(&dims(&x)), statistics.into_tensor(&size))
     }
 
     fn latent_group_norm_backward(
@@ -375,8 +370,9 @@ impl LatentOps for Flex {
         let (x, dy, statistics) = (dense(x), dense(dy), dense(statistics));
         let (weight, bias) = (dense(weight), dense(bias));
         let shape = group_norm_shape(&x, &options);
-        let mut dx = vec![0.0; values(&x).len()];
-        let (mut dweight, mut dbias) = (vec![0.0; shape.channels], vec![0.0; shape.channels]);
+        let mut dx = Buffer::unset(values(&x).len());
+        let mut dweight = Buffer::unset(shape.channels);
+        let mut dbias = Buffer::unset(shape.channels);
         kernels::group_norm_backward(
             values(&x),
             values(&dy),
@@ -390,15 +386,15 @@ impl LatentOps for Flex {
         );
         let channels = [shape.channels];
         (
-            tensor(dx, &dims(&x)),
-            tensor(dweight, &channels),
-            tensor(dbias, &channels),
+            dx.into_tensor(&dims(&x)),
+            dweight.into_tensor(&channels),
+            dbias.into_tensor(&channels),
         )
     }
 
     fn latent_layer_norm(x: Cpu, weight: Cpu, bias: Cpu, eps: f64) -> Cpu {
         let (x, weight, bias) = (dense(x), dense(weight), dense(bias));
-        let mut out = vec![0.0; values(&x).len()];
+        let mut out = Buffer::unset(values(&x).len());
         kernels::layer_norm(
             values(&x),
             values(&weight),
@@ -406,14 +402,14 @@ impl LatentOps for Flex {
             eps as f32,
             &mut out,
         );
-        tensor(out, &dims(&x))
+        out.into_tensor(&dims(&x))
     }
 
     fn latent_layer_norm_backward(x: Cpu, dy: Cpu, weight: Cpu, eps: f64) -> (Cpu, Cpu, Cpu) {
         let (x, dy, weight) = (dense(x), dense(dy), dense(weight));
         let channels = values(&weight).len();
-        let mut dx = vec![0.0; values(&x).len()];
-        let (mut dweight, mut dbias) = (vec![0.0; channels], vec![0.0; channels]);
+        let mut dx = Buffer::unset(values(&x).len());
+        let (mut dweight, mut dbias) = (Buffer::unset(channels), Buffer::zeros(channels));
         kernels::layer_norm_backward(
             values(&x),
             values(&dy),
@@ -424,47 +420,47 @@ impl LatentOps for Flex {
             &mut dbias,
         );
         (
-            tensor(dx, &dims(&x)),
-            tensor(dweight, &[channels]),
-            tensor(dbias, &[channels]),
+            dx.into_tensor(&dims(&x)),
+            dweight.into_tensor(&[channels]),
+            dbias.into_tensor(&[channels]),
         )
     }
 
     fn latent_geglu(x: Cpu) -> Cpu {
         let x = dense(x);
         let (rows, width) = matrix(&x);
-        let mut out = vec![0.0; rows * width / 2];
+        let mut out = Buffer::unset(rows * width / 2);
         kernels::geglu(values(&x), width / 2, &mut out);
         let mut shape = dims(&x);
         shape.pop();
         shape.push(width / 2);
-        tensor(out, &shape)
+        out.into_tensor(&shape)
     }
 
     fn latent_geglu_backward(x: Cpu, dy: Cpu) -> Cpu {
         let (x, dy) = (dense(x), dense(dy));
-        let mut dx = vec![0.0; values(&x).len()];
+        let mut dx = Buffer::unset(values(&x).len());
         kernels::geglu_backward(values(&x), values(&dy), matrix(&x).1 / 2, &mut dx);
-        tensor(dx, &dims(&x))
+        dx.into_tensor(&dims(&x))
     }
 
     fn latent_activation(x: Cpu, kind: Activation) -> Cpu {
         let x = dense(x);
-        let mut out = vec![0.0; values(&x).len()];
+        let mut out = Buffer::unset(values(&x).len());
         kernels::activation(values(&x), kind, &mut out);
-        tensor(out, &dims(&x))
+        out.into_tensor(&dims(&x))
     }
 
     fn latent_activation_backward(x: Cpu, dy: Cpu, kind: Activation) -> Cpu {
         let (x, dy) = (dense(x), dense(dy));
-        let mut dx = vec![0.0; values(&x).len()];
+        let mut dx = Buffer::unset(values(&x).len());
         kernels::activation_backward(values(&x), values(&dy), kind, &mut dx);
-        tensor(dx, &dims(&x))
+        dx.into_tensor(&dims(&x))
     }
 
     fn latent_add(a: Cpu, b: Cpu) -> Cpu {
         let (a, b) = (dense(a), dense(b));
-        let mut out = vec![0.0; values(&a).len()];
+        let mut out = Buffer::unset(values(&a).len());
         let parts = values(&a)
             .par_chunks(CHUNK)
             .zip(values(&b).par_chunks(CHUNK));
@@ -475,14 +471,14 @@ impl LatentOps for Flex {
                     *out = a + b;
                 }
             });
-        tensor(out, &dims(&a))
+        out.into_tensor(&dims(&a))
     }
 
     fn latent_concat(a: Cpu, b: Cpu) -> Cpu {
         let (a, b) = (dense(a), dense(b));
         let ((rows, left), (_, right)) = (matrix(&a), matrix(&b));
         let (width, at_once) = (left + right, rows_at_once(left + right));
-        let mut out = vec![0.0; rows * width];
+        let mut out = Buffer::unset(rows * width);
         let parts = values(&a)
             .par_chunks(at_once * left)
             .zip(values(&b).par_chunks(at_once * right));
@@ -501,14 +497,14 @@ impl LatentOps for Flex {
         let mut shape = dims(&a);
         shape.pop();
         shape.push(width);
-        tensor(out, &shape)
+        out.into_tensor(&shape)
     }
 
     fn latent_split(x: Cpu, channels: usize) -> (Cpu, Cpu) {
         let x = dense(x);
         let (rows, width) = matrix(&x);
         let (left, right, at_once) = (channels, width - channels, rows_at_once(width));
-        let (mut a, mut b) = (vec![0.0; rows * left], vec![0.0; rows * right]);
+        let (mut a, mut b) = (Buffer::unset(rows * left), Buffer::unset(rows * right));
         let parts = a
             .par_chunks_mut(at_once * left)
             .zip(b.par_chunks_mut(at_once * right));
@@ -528,7 +524,7 @@ impl LatentOps for Flex {
         let mut shape = dims(&x);
         shape.pop();
         let with = |width| [shape.as_slice(), &[width]].concat();
-        (tensor(a, &with(left)), tensor(b, &with(right)))
+        (a.into_tensor(&with(left)), b.into_tensor(&with(right)))
     }
 
     fn latent_upsample(x: Cpu, size: [usize; 2]) -> Cpu {
@@ -536,7 +532,7 @@ impl LatentOps for Flex {
         let [n, h, w, c] = x.shape().dims();
         let [height, width] = size;
         let (rows, columns) = sources([h, w], size);
-        let mut out = vec![0.0; n * height * width * c];
+        let mut out = Buffer::unset(n * height * width * c);
         let x_values = values(&x);
         out.par_chunks_mut(width * c)
             .enumerate()
@@ -546,7 +542,7 @@ impl LatentOps for Flex {
                     out.copy_from_slice(&x_values[(row + column) * c..][..c]);
                 }
             });
-        tensor(out, &[n, height, width, c])
+        out.into_tensor(&[n, height, width, c])
     }
 
     fn latent_upsample_backward(dy: Cpu, size: [usize; 2]) -> Cpu {
@@ -554,7 +550,7 @@ impl LatentOps for Flex {
         let [n, height, width, c] = dy.shape().dims();
         let [h, w] = size;
         let (rows, columns) = sources(size, [height, width]);
-        let mut dx = vec![0.0; n * h * w * c];
+        let mut dx = Buffer::zeros(n * h * w * c);
         let dy_values = values(&dy);
         dx.par_chunks_mut(w * c).enumerate().for_each(|(i, dx)| {
             let shown = (0..height).filter(|&y| rows[y] == i % h);
@@ -567,7 +563,7 @@ impl LatentOps for Flex {
                 }
             }
         });
-        tensor(dx, &[n, h, w, c])
+        dx.into_tensor(&[n, h, w, c])
     }
 }
 

@@ -6,6 +6,7 @@
 //! Activations are channels-last; see each function in `functions` for shapes.
 
 mod autodiff;
+pub(crate) mod buffers;
 pub(crate) mod composed;
 pub(crate) mod flex;
 mod functions;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use burn::backend::{DispatchDevice, Flex};
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor};
 use rayon::prelude::*;
 
+use super::optimizer::tracking;
+use crate::ops::buffers::Buffer;
 use crate::ops::flex::{dense, values};
 use crate::parameters::Path;
 use crate::to_host;
@@ -124,6 +126,22 @@ impl Grads {
     }
 }
 
+/// A copy of `module` with the same values (none is copied) that begins a graph of its own.
+///
+/// Burn keeps the graphs that share a leaf under one lock; passes through copies run side by side.
+pub fn with_own_leaves<M: Module>(module: &M) -> M {
+    struct Leaves;
+    impl ModuleMapper for Leaves {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| {
+                let tracked = tracking(&tensor);
+                tracked(tensor.without_autodiff())
+            })
+        }
+    }
+    module.clone().map(&mut Leaves)
+}
+
 /// Whether tensors of `device` are slices we can reach.
 pub(crate) fn is_host(device: &Device) -> bool {
     match device.as_dispatch() {
@@ -158,10 +176,17 @@ fn scaled(gradient: Tensor<1>, factor: f32) -> Tensor<1> {
     if !is_host(&gradient.device()) {
         return gradient * factor;
     }
-    let mut primitive = host_primitive(gradient).to_contiguous();
-    primitive
-        .storage_mut::<f32>()
+    let primitive = host_primitive(gradient);
+    let before = values(&primitive);
+    let mut after = Buffer::unset(before.len());
+    after
         .par_chunks_mut(1 << 16)
-        .for_each(|part| part.iter_mut().for_each(|value| *value *= factor));
-    Tensor::from_primitive::<Flex>(primitive)
+        .zip(before.par_chunks(1 << 16))
+        .for_each(|(after, before)| {
+            for (after, before) in after.iter_mut().zip(before) {
+                *after = before * factor;
+            }
+        });
+    let shape = [after.len()];
+    Tensor::from_primitive::<Flex>(after.into_tensor(&shape))
 }

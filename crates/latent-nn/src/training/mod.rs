@@ -5,10 +5,12 @@ mod average;
 mod flat;
 mod gradients;
 mod optimizer;
+mod side_by_side;
 mod state;
 
 pub use average::AverageWarmup;
-pub use gradients::Grads;
 pub(crate) use gradients::is_host;
+pub use gradients::{Grads, with_own_leaves};
 pub use optimizer::{AdamW, Optimizer, Step, StepReport};
+pub use side_by_side::SideBySide;
 pub use state::{OptimizerState, StateError};

@@ -24,7 +24,7 @@ use crate::config::{AutoencoderConfig, AutoencoderKind};
 use crate::error::{Result, TrainError};
 use crate::events::{Event, Finished, Options};
 use crate::pictures::Pictures;
-use crate::run::train;
+use crate::run::{side_by_side, train};
 use crate::trainee::Trainee;
 use codes::Codebook;
 use discriminator::PatchDiscriminator;
@@ -100,6 +100,7 @@ impl Stretch<'_> {
             loader: Arc::new(loader),
             config: config.clone(),
             compute: self.compute.clone(),
+            side_by_side: side_by_side(run, &self.compute)?,
         };
         train(&mut stage, config, self.options, self.device, progress)
     }

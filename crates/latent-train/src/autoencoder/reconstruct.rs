@@ -27,7 +27,7 @@ pub(crate) struct UsedCodes {
 }
 
 /// An autoencoder that can be trained.
-pub(crate) trait Reconstruct: Module {
+pub(crate) trait Reconstruct: Module + Sync {
     /// Encodes, draws latents where the encoder gives a distribution, and decodes.
     ///
     /// `noise` gives N(0, 1) numbers of a shape.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use latent_formats::{Picture, Sheet, psnr};
 use latent_models::{AutoencoderKl, SimpleAutoencoder, VqModel};
-use latent_nn::training::{Grads, StepReport};
+use latent_nn::training::{Grads, SideBySide, StepReport, with_own_leaves};
 use latent_nn::{Compute, Exported, parameter_count, to_host};
 
 use super::codes::Codebook;
@@ -41,6 +41,7 @@ pub(super) struct AutoencoderStage<M> {
     pub(super) loader: Arc<PictureLoader>,
     pub(super) config: AutoencoderConfig,
     pub(super) compute: Compute,
+    pub(super) side_by_side: SideBySide,
 }
 
 /// Writing a trained autoencoder as a folder that diffusers (our own kind: that we) open.
@@ -74,6 +75,16 @@ struct Judged {
     gradient: Tensor<4>,
 }
 
+/// What one pass found, its share of the update already taken.
+struct Pass {
+    loss: f64,
+    parts: Vec<(&'static str, f64)>,
+    gradients: Grads,
+    codes: Option<UsedCodes>,
+    /// The batch and its reconstructions, without gradients.
+    seen: (Tensor<4>, Tensor<4>),
+}
+
 /// What an update of several passes adds up.
 #[derive(Default)]
 struct Sums {
@@ -81,9 +92,20 @@ struct Sums {
     parts: Vec<(&'static str, f64)>,
     gradients: Grads,
     codes: Vec<UsedCodes>,
+    seen: Vec<(Tensor<4>, Tensor<4>)>,
 }
 
 impl Sums {
+    fn add(&mut self, pass: Pass) {
+        self.loss += pass.loss;
+        for (name, value) in pass.parts {
+            self.part(name, value);
+        }
+        self.gradients.add(pass.gradients);
+        self.codes.extend(pass.codes);
+        self.seen.push(pass.seen);
+    }
+
     fn part(&mut self, name: &'static str, value: f64) {
         match self.parts.iter_mut().find(|(known, _)| *known == name) {
             Some((_, sum)) => *sum += value,
@@ -99,41 +121,36 @@ impl<M: Reconstruct + ExportAutoencoder> AutoencoderStage<M> {
         self.compute.tensor(batch, [count, 3, size, size])
     }
 
-    /// Forward and backward of one batch; its reconstructions, without gradients.
-    fn pass(
-        &self,
-        step: u64,
-        pass: u64,
-        pictures: Tensor<4>,
-        share: f64,
-        sums: &mut Sums,
-    ) -> Tensor<4> {
-        let index = step * self.config.run.accumulation as u64 + pass;
+    /// Forward and backward of one of an update's batches.
+    fn pass(&self, step: u64, pass: usize, batch: Vec<f32>, share: f64) -> Pass {
+        let pictures = self.tensor(batch);
+        let model = with_own_leaves(self.generator.model());
+        let index = step * self.config.run.accumulation as u64 + pass as u64;
         let mut draws = Draws::new(self.config.run.seed, Stream::Posterior, index);
         let mut noise = |shape: [usize; 4]| {
             self.compute
                 .tensor(draws.normal(shape.iter().product()), shape)
         };
-        let found =
-            self.generator
-                .model()
-                .reconstruct(pictures.clone(), &mut noise, &self.config.loss);
-        let judged = self.judge(step, pictures, found.pictures.clone());
+        let found = model.reconstruct(pictures.clone(), &mut noise, &self.config.loss);
+        let judged = self.judge(step, pictures.clone(), found.pictures.clone());
         let reconstructions = found.pictures.clone().detach();
         // The gradient at the picture is known; this product carries it, and only it, into the autoencoder.
         let carrier = (found.pictures * judged.gradient).sum() + found.regularisation.clone();
-        let mut gradients = Grads::of(carrier, self.generator.model());
+        let mut gradients = Grads::of(carrier, &model);
         gradients.scale(share as f32);
-        sums.gradients.add(gradients);
-        sums.loss += share * (judged.loss + scalar(found.regularisation));
-        for (name, value) in judged.parts {
-            sums.part(name, share * value);
+        let mut parts = judged.parts;
+        let regularisations = found.parts.into_iter();
+        parts.extend(regularisations.map(|(name, value)| (name, scalar(value))));
+        for (_, value) in &mut parts {
+            *value *= share;
         }
-        for (name, value) in found.parts {
-            sums.part(name, share * scalar(value));
+        Pass {
+            loss: share * (judged.loss + scalar(found.regularisation)),
+            parts,
+            gradients,
+            codes: found.codes,
+            seen: (pictures, reconstructions),
         }
-        sums.codes.extend(found.codes);
-        reconstructions
     }
 
     /// The reconstruction's error and its gradient with respect to the reconstruction.
@@ -194,24 +211,25 @@ impl<M: Reconstruct + ExportAutoencoder> AutoencoderStage<M> {
     }
 
     /// Trains the discriminator on what was just made.
-    fn teach_adversary(
-        &mut self,
-        step: u64,
-        seen: Vec<(Tensor<4>, Tensor<4>)>,
-        sums: &mut Sums,
-    ) -> Option<StepReport> {
+    fn teach_adversary(&mut self, step: u64, sums: &mut Sums) -> Option<StepReport> {
         let adversary = self
             .adversary
             .as_mut()
             .filter(|adversary| step >= adversary.start)?;
+        let seen = std::mem::take(&mut sums.seen);
         let share = 1.0 / seen.len() as f64;
-        let mut gradients = Grads::default();
-        for (pictures, made) in seen {
-            let model = adversary.trainee.model();
+        let trainee = &adversary.trainee;
+        let passes = self.side_by_side.run(seen, |_, (pictures, made)| {
+            let model = with_own_leaves(trainee.model());
             let loss = model.loss(pictures, made);
-            sums.part("discriminator", share * scalar(loss.clone()));
-            let mut pass = Grads::of(loss, model);
-            pass.scale(share as f32);
+            let value = share * scalar(loss.clone());
+            let mut gradients = Grads::of(loss, &model);
+            gradients.scale(share as f32);
+            (value, gradients)
+        });
+        let mut gradients = Grads::default();
+        for (value, pass) in passes {
+            sums.part("discriminator", value);
             gradients.add(pass);
         }
         Some(adversary.trainee.update(step, gradients))
@@ -255,7 +273,8 @@ impl<M: Reconstruct + ExportAutoencoder> AutoencoderStage<M> {
 /// How far the discriminator is from taking the reconstruction for a picture, and that part's scaled gradient.
 fn fooling(adversary: &Adversary, leaf: &Tensor<4>, beside: &Tensor<4>) -> (f64, Tensor<4>) {
     let leaf = leaf.clone().detach().require_grad();
-    let loss = -adversary.trainee.model().forward(leaf.clone()).mean();
+    let model = with_own_leaves(adversary.trainee.model());
+    let loss = -model.forward(leaf.clone()).mean();
     let value = scalar(loss.clone());
     let gradient = gradient_at(&leaf, loss);
     let ratio = length(beside) / (length(&gradient) + 1e-10);
@@ -305,18 +324,16 @@ impl<M: Reconstruct + ExportAutoencoder> Stage for AutoencoderStage<M> {
 
     fn update(&mut self, step: u64, batches: Vec<Vec<f32>>) -> Result<Update> {
         let share = 1.0 / batches.len() as f64;
+        let passes = self
+            .side_by_side
+            .run(batches, |index, batch| self.pass(step, index, batch, share));
         let mut sums = Sums::default();
-        let mut seen = Vec::new();
-        for (pass, batch) in batches.into_iter().enumerate() {
-            let pictures = self.tensor(batch);
-            let made = self.pass(step, pass as u64, pictures.clone(), share, &mut sums);
-            seen.push((pictures, made));
-        }
+        passes.into_iter().for_each(|pass| sums.add(pass));
         let mut report = self
             .generator
             .update(step, std::mem::take(&mut sums.gradients));
         self.tend_codes(step, &mut sums);
-        if let Some(adversary) = self.teach_adversary(step, seen, &mut sums) {
+        if let Some(adversary) = self.teach_adversary(step, &mut sums) {
             report.finite &= adversary.finite;
         }
         Ok(Update {

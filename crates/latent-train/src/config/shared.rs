@@ -19,7 +19,8 @@ pub struct Run {
     pub steps: u64,
     /// Pictures (text encoder: picture-caption pairs) in one pass through the model.
     pub batch: usize,
-    /// Passes whose gradients are averaged into one update.
+    /// Passes whose gradients are averaged into one update. On a CPU they run side by side, which is faster than one
+    /// pass of all pictures: two of 2 pictures, say, in place of one of 4.
     #[serde(default = "one")]
     pub accumulation: usize,
     /// What every random number of the run follows from, with the step.

@@ -19,7 +19,7 @@ use crate::config::{Condition, DiffusionConfig};
 use crate::error::{Result, TrainError};
 use crate::events::{Event, Finished, Options};
 use crate::pictures::Pictures;
-use crate::run::train;
+use crate::run::{side_by_side, train};
 use crate::text_encoder::part_of;
 use crate::trainee::Trainee;
 use frozen::Frozen;
@@ -82,6 +82,7 @@ pub fn train_diffusion(
         batch: run.batch,
         seed: run.seed,
     };
+    let side_by_side = side_by_side(run, &compute)?;
     let mut stage = DiffusionStage {
         trainee,
         loader: Arc::new(loader),
@@ -89,6 +90,7 @@ pub fn train_diffusion(
         scheduler,
         config: config.clone(),
         compute,
+        side_by_side,
     };
     train(&mut stage, config, options, selected.name, progress)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use latent::{Defaults, Parts, Pipeline, Request};
 use latent_formats::{Picture, Sheet};
 use latent_models::{UNet2dCondition, UNetCondition};
-use latent_nn::training::Grads;
+use latent_nn::training::{Grads, SideBySide, with_own_leaves};
 use latent_nn::{Compute, Exported, parameter_count, to_host};
 use serde_json::Value;
 
@@ -32,6 +32,7 @@ pub(super) struct DiffusionStage {
     pub(super) scheduler: Value,
     pub(super) config: DiffusionConfig,
     pub(super) compute: Compute,
+    pub(super) side_by_side: SideBySide,
 }
 
 /// The weighted loss of a batch, each picture's own error, and the gradients.
@@ -66,7 +67,7 @@ impl DiffusionStage {
             (None, false) => UNetCondition::Class(compute.ids(&batch.labels, [count, 1])),
             (None, true) => UNetCondition::None,
         };
-        let model = self.trainee.model();
+        let model = with_own_leaves(self.trainee.model());
         let predicted = model.forward(noisy, &timesteps, condition);
         let difference = predicted - target;
         let error = (difference.clone() * difference)
@@ -78,7 +79,7 @@ impl DiffusionStage {
             loss: scalar(loss.clone()),
             errors,
             timesteps: batch.timesteps,
-            gradients: Grads::of(loss, model),
+            gradients: Grads::of(loss, &model),
         }
     }
 
@@ -151,7 +152,7 @@ impl Stage for DiffusionStage {
 
     fn update(&mut self, step: u64, batches: Vec<Noised>) -> Result<Update> {
         let share = 1.0 / batches.len() as f32;
-        let mut passes: Vec<Pass> = batches.into_iter().map(|batch| self.pass(batch)).collect();
+        let mut passes = self.side_by_side.run(batches, |_, batch| self.pass(batch));
         let mut gradients = Grads::default();
         for pass in &mut passes {
             let mut part = std::mem::take(&mut pass.gradients);

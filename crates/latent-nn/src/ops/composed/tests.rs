@@ -1,10 +1,11 @@
 //! The bodies that GPUs run, run on the CPU and held against its kernels.
 
 use burn::backend::Flex;
+use burn::tensor::TensorData;
 use latent_kernels::{Activation, Precision};
 
 use super::Float;
-use crate::ops::flex::{dense, tensor, values};
+use crate::ops::flex::{dense, values};
 use crate::ops::{
     AttentionOptions, AttentionRecord, ConvOptions, GroupNormOptions, LatentOps, LinearOptions,
     Maybe,
@@ -23,7 +24,8 @@ fn drawn(seed: u64, shape: &[usize]) -> Cpu {
         let word = generator.block(i as u64 / 4)[i % 4];
         word as f32 / u32::MAX as f32 * 2.0 - 1.0
     };
-    tensor((0..shape.iter().product()).map(unit).collect(), shape)
+    let values: Vec<f32> = (0..shape.iter().product()).map(unit).collect();
+    Cpu::from_data(TensorData::new(values, shape.to_vec()))
 }
 
 fn same(what: &str, found: Cpu, needed: Cpu) {
@@ -32,6 +34,14 @@ fn same(what: &str, found: Cpu, needed: Cpu) {
         super::dims::<Flex>(&found),
         super::dims::<Flex>(&needed),
         "{what}"
+    );
+    // Memory of results starts as NaN in tests: one that is left shows what a kernel did not write.
+    assert!(
+        values(&found)
+            .iter()
+            .chain(values(&needed))
+            .all(|v| v.is_finite()),
+        "{what}: not all values are written"
     );
     let scale = values(&needed).iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
     let pairs = values(&found).iter().zip(values(&needed));
@@ -282,5 +292,63 @@ fn joining_splitting_and_resizing_equal_the_kernels() {
             super::upsample_backward::<Flex>(larger.clone(), [3, 4]),
             Flex::latent_upsample_backward(larger, [3, 4]),
         );
+    }
+}
+
+/// Results start as NaN in tests, so one that a kernel only added to, or never wrote, is not finite.
+#[test]
+fn kernels_write_every_value_of_results_larger_than_their_blocks() {
+    fn written(what: &str, results: Vec<Cpu>) {
+        for found in results {
+            let values = values(&found);
+            assert!(values.iter().all(|v| v.is_finite()), "{what}");
+        }
+    }
+    for precision in [Precision::F32, Precision::Bf16] {
+        for kernel in [1, 3] {
+            let options = ConvOptions {
+                padding: [kernel / 2; 4],
+                ..ConvOptions::new(precision)
+            };
+            let size = [3, 37, 33, 70];
+            let (x, weight) = (drawn(1, &size), drawn(2, &[90, 70, kernel, kernel]));
+            let none = || Maybe::Absent;
+            let y = Flex::latent_conv2d(x.clone(), weight.clone(), none(), none(), none(), options);
+            let dy = y.clone();
+            let dx = Flex::latent_conv2d_backward_input(dy.clone(), weight, size, options);
+            let dw = Flex::latent_conv2d_backward_weight(x, dy, [kernel; 2], options);
+            written("convolution", vec![y, dx, dw]);
+        }
+        let options = LinearOptions::new(precision);
+        let (x, weight) = (drawn(1, &[5, 413, 330]), drawn(2, &[290, 330]));
+        let y = Flex::latent_linear(
+            x.clone(),
+            weight.clone(),
+            Maybe::Absent,
+            Maybe::Absent,
+            options,
+        );
+        let dx = Flex::latent_linear_backward_input(y.clone(), weight, options);
+        let dw = Flex::latent_linear_backward_weight(x, y.clone(), options);
+        let sums = Flex::latent_column_sums(y.clone(), 5);
+        written("linear", vec![y, dx, dw, sums]);
+        for causal in [false, true] {
+            let options = AttentionOptions {
+                causal,
+                ..AttentionOptions::new(3, precision)
+            };
+            let q = drawn(1, &[2, 300, 120]);
+            let (output, log_sums) =
+                Flex::latent_attention_recorded(q.clone(), q.clone(), q.clone(), options);
+            let record = AttentionRecord::<Flex> {
+                queries: q.clone(),
+                keys: q.clone(),
+                values: q.clone(),
+                output: output.clone(),
+                log_sums: log_sums.clone(),
+            };
+            let (dq, dk, dv) = Flex::latent_attention_backward(record, q, options);
+            written("attention", vec![output, log_sums, dq, dk, dv]);
+        }
     }
 }

@@ -1,0 +1,211 @@
+//! Memory of results on the CPU, used again.
+//!
+//! A pass makes and drops gigabytes of activations. Fresh memory costs twice before a kernel writes it: the system
+//! clears its pages, and `vec![0.0; n]` fills it. A dropped result goes back here, and the next of its length takes it
+//! as it is. At most a quarter of what was ever in use at once lies here beside it.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+use burn::backend::Flex;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{AllocationProperty, Bytes, DType, Shape, TensorData};
+
+/// Shorter results come from the allocator, which is quick for them.
+const SHORTEST: usize = 4096;
+
+static SHELF: Mutex<Option<Shelf>> = Mutex::new(None);
+
+/// Values of a result in the making.
+pub(crate) struct Buffer(Vec<f32>);
+
+impl Buffer {
+    /// `len` values, whatever they are, for a kernel that writes every one.
+    pub(crate) fn unset(len: usize) -> Self {
+        let mut values = match len >= SHORTEST {
+            true => on_shelf(|shelf| shelf.take(len)),
+            false => None,
+        }
+        .unwrap_or_else(|| vec![0.0; len]);
+        if cfg!(test) {
+            values.fill(f32::NAN);
+        }
+        Self(values)
+    }
+
+    /// `len` zeros, for a kernel that adds to them.
+    pub(crate) fn zeros(len: usize) -> Self {
+        let mut buffer = Self::unset(len);
+        buffer.fill(0.0);
+        buffer
+    }
+
+    /// The values as a tensor, not copied.
+    pub(crate) fn into_tensor(mut self, shape: &[usize]) -> FloatTensor<Flex> {
+        if self.len() < SHORTEST {
+            let values = std::mem::take(&mut self.0);
+            return FloatTensor::<Flex>::from_data(TensorData::new(values, shape.to_vec()));
+        }
+        let bytes = bytes::Bytes::from_owner(self);
+        let bytes = Bytes::from_shared(bytes, AllocationProperty::Native);
+        let data = TensorData::from_bytes(bytes, Shape::from(shape.to_vec()), DType::F32);
+        FloatTensor::<Flex>::from_data(data)
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.0.len() >= SHORTEST {
+            let values = std::mem::take(&mut self.0);
+            on_shelf(|shelf| shelf.put(values));
+        }
+    }
+}
+
+fn on_shelf<R>(work: impl FnOnce(&mut Shelf) -> R) -> R {
+    let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
+    work(shelf.get_or_insert_with(Shelf::default))
+}
+
+/// Buffers that wait for a use, by length; all sizes are numbers of values.
+#[derive(Default)]
+struct Shelf {
+    idle: HashMap<usize, Vec<(u64, Vec<f32>)>>,
+    /// Numbers and lengths of the idle ones, oldest first; those that were taken meanwhile are skipped.
+    ages: VecDeque<(u64, usize)>,
+    next: u64,
+    /// Sum of what waits, of what is in use, and the most that ever was.
+    waiting: usize,
+    in_use: usize,
+    most: usize,
+}
+
+impl Shelf {
+    /// A buffer of this length; `None` if it has to be made.
+    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
+        self.in_use += len;
+        self.most = self.most.max(self.in_use);
+        let found = self.idle.get_mut(&len).and_then(Vec::pop);
+        match found {
+            Some(_) => self.waiting -= len,
+            None => self.make_room(),
+        }
+        found.map(|(_, values)| values)
+    }
+
+    fn put(&mut self, values: Vec<f32>) {
+        let len = values.len();
+        self.in_use -= len;
+        self.waiting += len;
+        self.ages.push_back((self.next, len));
+        self.idle.entry(len).or_default().push((self.next, values));
+        self.next += 1;
+        // Numbers of taken buffers pile up in `ages`; now and then they are thrown out.
+        if self.ages.len() > 4096 {
+            let waits = |&(number, len): &(u64, usize)| {
+                self.idle
+                    .get(&len)
+                    .is_some_and(|idle| idle.iter().any(|(known, _)| *known == number))
+            };
+            self.ages.retain(waits);
+        }
+        self.make_room();
+    }
+
+    /// Drops the oldest until no more lies here than may.
+    fn make_room(&mut self) {
+        while self.in_use + self.waiting > self.most + self.most / 4 {
+            let Some((number, old)) = self.ages.pop_front() else {
+                return;
+            };
+            let Some(idle) = self.idle.get_mut(&old) else {
+                continue;
+            };
+            if let Some(place) = idle.iter().position(|(known, _)| *known == number) {
+                idle.remove(place);
+                self.waiting -= old;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a buffer, making it where there is none.
+    fn taken(shelf: &mut Shelf, len: usize) -> (bool, Vec<f32>) {
+        let found = shelf.take(len);
+        (found.is_some(), found.unwrap_or_else(|| vec![0.0; len]))
+    }
+
+    #[test]
+    fn a_buffer_that_came_back_serves_the_next_of_its_length_and_no_other() {
+        let mut shelf = Shelf::default();
+        let (found, first) = taken(&mut shelf, 5000);
+        assert!(!found);
+        shelf.put(first);
+        assert!(!taken(&mut shelf, 50).0);
+        assert!(taken(&mut shelf, 5000).0);
+        assert!(!taken(&mut shelf, 5000).0);
+    }
+
+    #[test]
+    fn no_more_than_a_quarter_of_the_most_ever_in_use_lies_beside_it() {
+        let mut shelf = Shelf::default();
+        for len in (5000..9000).step_by(100) {
+            let (_, values) = taken(&mut shelf, len);
+            shelf.put(values);
+            assert!(shelf.in_use + shelf.waiting <= len + len / 4);
+        }
+        // The last one fits and still waits.
+        assert!(taken(&mut shelf, 8900).0);
+    }
+
+    #[test]
+    fn numbers_of_buffers_that_were_taken_do_not_pile_up() {
+        let mut shelf = Shelf::default();
+        for _ in 0..20_000 {
+            let (_, values) = taken(&mut shelf, 4096);
+            shelf.put(values);
+        }
+        assert!(shelf.ages.len() <= 4097);
+    }
+
+    #[test]
+    fn a_tensor_gives_its_memory_back_when_its_last_owner_drops_it() {
+        // A length no other test uses.
+        let len = 4099;
+        let mut buffer = Buffer::unset(len);
+        buffer.fill(3.0);
+        let tensor = buffer.into_tensor(&[len]);
+        let second = tensor.clone();
+        drop(tensor);
+        let held = |shelf: &mut Shelf| shelf.idle.get(&len).map_or(0, Vec::len);
+        assert_eq!(on_shelf(held), 0);
+        assert!(second.as_slice::<f32>().unwrap().iter().all(|&v| v == 3.0));
+        drop(second);
+        assert_eq!(on_shelf(held), 1);
+    }
+}
