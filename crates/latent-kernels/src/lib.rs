@@ -14,6 +14,7 @@ mod conv;
 mod isa;
 mod linear;
 mod math;
+mod muon;
 mod norm;
 mod optimizer;
 mod pointwise;
@@ -28,6 +29,7 @@ pub use conv::{
 };
 pub use isa::{Precision, UnknownInstructionSet, check_instruction_set, instruction_set};
 pub use linear::{PackedMatrix, linear, linear_backward_weight};
+pub use muon::Muon;
 pub use norm::{GroupNormShape, group_norm, group_norm_backward, layer_norm, layer_norm_backward};
 pub use optimizer::AdamW;
 pub use pointwise::{Activation, activation, activation_backward, geglu, geglu_backward};

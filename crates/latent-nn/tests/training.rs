@@ -275,7 +275,9 @@ fn resuming_from_a_saved_state_gives_the_same_bits() {
         found.map(|saved| saved.values.clone()).ok_or(())
     });
     let fresh = fresh.unwrap();
-    let optimizer = Optimizer::from_state(settings, true, state, &fresh).unwrap();
+    let optimizer = Optimizer::new(settings, true)
+        .with_state(state, &fresh)
+        .unwrap();
     assert_eq!(optimizer.steps(), 3);
     let (resumed, optimizer, _) = train(fresh, optimizer, 3);
     assert_eq!(export_parameters(&whole), export_parameters(&resumed));
@@ -293,7 +295,9 @@ fn a_state_of_another_model_is_refused_and_the_tensor_named() {
     let resume = |edit: fn(&mut latent_nn::training::OptimizerState)| {
         let mut state = optimizer.state();
         edit(&mut state);
-        Optimizer::from_state(AdamW::default(), false, state, &net).unwrap_err()
+        Optimizer::new(AdamW::default(), false)
+            .with_state(state, &net)
+            .unwrap_err()
     };
     let renamed = resume(|state| state.tensors[0].path = "m.nothing".to_owned());
     assert!(matches!(renamed, StateError::Missing { name } if name.starts_with("m.")));

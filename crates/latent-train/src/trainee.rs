@@ -32,7 +32,7 @@ impl<M: Module> Trainee<M> {
         Self {
             name,
             model: Some(model),
-            optimizer: Optimizer::new(settings.adamw(), averages),
+            optimizer: Optimizer::new(settings.adamw(), averages).with_muon(settings.muon()),
             settings: settings.clone(),
             steps,
             averages,
@@ -116,7 +116,9 @@ impl<M: Module> Trainee<M> {
             step: ((updates[0] as u64) << 20) | updates[1] as u64,
             tensors: saved.below(&format!("{}.optimizer.", self.name))?,
         };
-        self.optimizer = Optimizer::from_state(self.settings.adamw(), self.averages, state, &model)
+        self.optimizer = Optimizer::new(self.settings.adamw(), self.averages)
+            .with_muon(self.settings.muon())
+            .with_state(state, &model)
             .map_err(|error| saved.refuse(error.to_string()))?;
         self.model = Some(model);
         Ok(())

@@ -1,10 +1,10 @@
 //! Memory of results on the CPU, used again.
 //!
 //! A pass makes and drops gigabytes of activations. Fresh memory costs twice before a kernel writes it: the system
-//! clears its pages, and `vec![0.0; n]` fills it. A dropped result goes back here, and the next of its length takes it
-//! as it is. At most a quarter of what was ever in use at once lies here beside it.
+//! clears its pages, and `vec![0.0; n]` fills it. A dropped result goes back here, and the next one that fits takes it
+//! as it is. At most half of what was ever in use at once lies here beside it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
@@ -18,20 +18,24 @@ const SHORTEST: usize = 4096;
 static SHELF: Mutex<Option<Shelf>> = Mutex::new(None);
 
 /// Values of a result in the making.
-pub(crate) struct Buffer(Vec<f32>);
+pub(crate) struct Buffer {
+    /// At least `len` values, and at most twice as many.
+    values: Vec<f32>,
+    len: usize,
+}
 
 impl Buffer {
     /// `len` values, whatever they are, for a kernel that writes every one.
     pub(crate) fn unset(len: usize) -> Self {
-        let mut values = match len >= SHORTEST {
+        let found = match len >= SHORTEST {
             true => on_shelf(|shelf| shelf.take(len)),
             false => None,
-        }
-        .unwrap_or_else(|| vec![0.0; len]);
+        };
+        let mut values = found.unwrap_or_else(|| vec![0.0; len]);
         if cfg!(test) {
             values.fill(f32::NAN);
         }
-        Self(values)
+        Self { values, len }
     }
 
     /// `len` zeros, for a kernel that adds to them.
@@ -44,7 +48,7 @@ impl Buffer {
     /// The values as a tensor, not copied.
     pub(crate) fn into_tensor(mut self, shape: &[usize]) -> FloatTensor<Flex> {
         if self.len() < SHORTEST {
-            let values = std::mem::take(&mut self.0);
+            let values = std::mem::take(&mut self.values);
             return FloatTensor::<Flex>::from_data(TensorData::new(values, shape.to_vec()));
         }
         let bytes = bytes::Bytes::from_owner(self);
@@ -58,26 +62,26 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.0
+        &self.values[..self.len]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.0
+        &mut self.values[..self.len]
     }
 }
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
+        bytemuck::cast_slice(self)
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.0.len() >= SHORTEST {
-            let values = std::mem::take(&mut self.0);
+        if self.values.len() >= SHORTEST {
+            let values = std::mem::take(&mut self.values);
             on_shelf(|shelf| shelf.put(values));
         }
     }
@@ -88,10 +92,10 @@ fn on_shelf<R>(work: impl FnOnce(&mut Shelf) -> R) -> R {
     work(shelf.get_or_insert_with(Shelf::default))
 }
 
-/// Buffers that wait for a use, by length; all sizes are numbers of values.
+/// Buffers that wait for a use, by their own length; all sizes are numbers of values.
 #[derive(Default)]
 struct Shelf {
-    idle: HashMap<usize, Vec<(u64, Vec<f32>)>>,
+    idle: BTreeMap<usize, Vec<(u64, Vec<f32>)>>,
     /// Numbers and lengths of the idle ones, oldest first; those that were taken meanwhile are skipped.
     ages: VecDeque<(u64, usize)>,
     next: u64,
@@ -102,16 +106,21 @@ struct Shelf {
 }
 
 impl Shelf {
-    /// A buffer of this length; `None` if it has to be made.
+    /// A buffer of this length or up to twice as long; `None` if it has to be made.
     fn take(&mut self, len: usize) -> Option<Vec<f32>> {
-        self.in_use += len;
+        let fitting = self.idle.range_mut(len..=2 * len);
+        let found = fitting
+            .into_iter()
+            .find_map(|(_, idle)| idle.pop())
+            .map(|(_, values)| values);
+        let taken = found.as_ref().map_or(len, Vec::len);
+        self.in_use += taken;
         self.most = self.most.max(self.in_use);
-        let found = self.idle.get_mut(&len).and_then(Vec::pop);
         match found {
-            Some(_) => self.waiting -= len,
+            Some(_) => self.waiting -= taken,
             None => self.make_room(),
         }
-        found.map(|(_, values)| values)
+        found
     }
 
     fn put(&mut self, values: Vec<f32>) {
@@ -135,7 +144,7 @@ impl Shelf {
 
     /// Drops the oldest until no more lies here than may.
     fn make_room(&mut self) {
-        while self.in_use + self.waiting > self.most + self.most / 4 {
+        while self.in_use + self.waiting > self.most + self.most / 2 {
             let Some((number, old)) = self.ages.pop_front() else {
                 return;
             };
@@ -161,26 +170,28 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_came_back_serves_the_next_of_its_length_and_no_other() {
+    fn a_buffer_that_came_back_serves_the_next_that_it_fits() {
         let mut shelf = Shelf::default();
-        let (found, first) = taken(&mut shelf, 5000);
+        let (found, first) = taken(&mut shelf, 9000);
         assert!(!found);
         shelf.put(first);
-        assert!(!taken(&mut shelf, 50).0);
-        assert!(taken(&mut shelf, 5000).0);
-        assert!(!taken(&mut shelf, 5000).0);
+        assert!(!taken(&mut shelf, 9001).0, "too short");
+        assert!(!taken(&mut shelf, 4499).0, "more than twice as long");
+        let (found, first) = taken(&mut shelf, 4500);
+        assert!(found && first.len() == 9000);
+        assert!(!taken(&mut shelf, 9000).0, "it is in use");
     }
 
     #[test]
-    fn no_more_than_a_quarter_of_the_most_ever_in_use_lies_beside_it() {
+    fn no_more_than_half_of_the_most_ever_in_use_lies_beside_it() {
         let mut shelf = Shelf::default();
-        for len in (5000..9000).step_by(100) {
+        for len in (5000..50_000).step_by(1000) {
             let (_, values) = taken(&mut shelf, len);
             shelf.put(values);
-            assert!(shelf.in_use + shelf.waiting <= len + len / 4);
+            assert!(shelf.in_use + shelf.waiting <= len + len / 2);
         }
         // The last one fits and still waits.
-        assert!(taken(&mut shelf, 8900).0);
+        assert!(taken(&mut shelf, 49_000).0);
     }
 
     #[test]

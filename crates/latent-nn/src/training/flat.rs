@@ -193,6 +193,7 @@ mod tests {
         };
         Update {
             rule,
+            muon: None,
             grad_scale: 1.0,
             average_decay: Some(0.9),
         }

@@ -1,4 +1,4 @@
-//! What a training loop needs beside a loss: gradients by path, a fused AdamW with an average of the weights, and
+//! What a training loop needs beside a loss: gradients by path, a fused AdamW (and Muon) with an average of the weights, and
 //! a state that can be saved and resumed to the bit.
 
 mod average;
@@ -11,6 +11,6 @@ mod state;
 pub use average::AverageWarmup;
 pub(crate) use gradients::is_host;
 pub use gradients::{Grads, with_own_leaves};
-pub use optimizer::{AdamW, Optimizer, Step, StepReport};
+pub use optimizer::{AdamW, Muon, Optimizer, Step, StepReport};
 pub use side_by_side::SideBySide;
 pub use state::{OptimizerState, StateError};

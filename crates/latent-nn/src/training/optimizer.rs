@@ -7,6 +7,7 @@ use burn::backend::Flex;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use latent_kernels as kernels;
+use latent_kernels::Precision;
 
 use super::flat::Flat;
 use super::gradients::{Grads, host_primitive};
@@ -41,6 +42,31 @@ impl Default for AdamW {
     }
 }
 
+/// Muon for the matrices between a model's first and last layers; all else stays with AdamW.
+///
+/// Learning rate and decay are AdamW's. Convolutions count as matrices of `[out, in * height * width]`.
+/// Source: Jordan et al. 2024; see [`latent_kernels::Muon`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Muon {
+    /// Memory of the gradients' sum.
+    pub momentum: f32,
+    /// How its own products are computed.
+    pub precision: Precision,
+}
+
+impl Muon {
+    /// Parts of paths whose matrices are tables, or look at or make the model's input and output.
+    const NOT: [&'static str; 4] = ["embedding", "conv_in", "conv_out", "quant_conv"];
+
+    /// Whether it moves this parameter.
+    fn moves(path: &str, shape: &[usize]) -> bool {
+        shape.len() >= 2
+            && !path
+                .split('.')
+                .any(|part| Self::NOT.iter().any(|not| part.contains(not)))
+    }
+}
+
 /// What changes from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
@@ -68,6 +94,7 @@ pub struct StepReport {
 pub(super) struct Memory {
     pub(super) shape: Vec<usize>,
     pub(super) mean: Vec<f32>,
+    /// Empty where [`Muon`] moves the parameter.
     pub(super) square: Vec<f32>,
     pub(super) average: Option<Vec<f32>>,
 }
@@ -80,6 +107,7 @@ pub(super) struct Memory {
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     settings: AdamW,
+    muon: Option<Muon>,
     averages: bool,
     step: u64,
     memory: BTreeMap<String, Memory>,
@@ -92,11 +120,19 @@ impl Optimizer {
     pub fn new(settings: AdamW, averages: bool) -> Self {
         Self {
             settings,
+            muon: None,
             averages,
             step: 0,
             memory: BTreeMap::new(),
             flat: None,
         }
+    }
+
+    /// The same with `muon` for the matrices. Only the CPU has it.
+    #[must_use]
+    pub fn with_muon(mut self, muon: Option<Muon>) -> Self {
+        self.muon = muon;
+        self
     }
 
     /// Steps taken.
@@ -105,6 +141,9 @@ impl Optimizer {
     }
 
     /// Moves `module`'s parameters against `grads`.
+    ///
+    /// # Panics
+    /// If it has [`Muon`] and the model is on a GPU.
     pub fn step<M: Module>(&mut self, module: M, grads: Grads, step: Step) -> (M, StepReport) {
         let grad_norm = grads.norm();
         if !grad_norm.is_finite() {
@@ -129,6 +168,12 @@ impl Optimizer {
                 weight_decay: self.settings.weight_decay,
                 step: self.step,
             },
+            muon: self.muon.map(|muon| kernels::Muon {
+                lr: step.lr,
+                momentum: muon.momentum,
+                weight_decay: self.settings.weight_decay,
+                precision: muon.precision,
+            }),
             grad_scale: factor as f32,
             average_decay: self.averages.then_some(step.average_decay),
         };
@@ -151,6 +196,7 @@ impl Optimizer {
     }
 
     fn step_on_device<M: Module>(&mut self, module: M, grads: Grads, update: &Update) -> M {
+        assert!(self.muon.is_none(), "Muon runs on the CPU only");
         if self.flat.as_ref().is_some_and(|flat| !flat.fits(&grads)) {
             self.memory = self.all_memory().into_owned();
             self.flat = None;
@@ -207,6 +253,9 @@ impl Optimizer {
         let mut tensors = Vec::new();
         for (path, memory) in self.all_memory().iter() {
             let mut push = |prefix: &str, values: &Vec<f32>| {
+                if values.is_empty() {
+                    return;
+                }
                 tensors.push(Exported {
                     path: format!("{prefix}.{path}"),
                     shape: memory.shape.clone(),
@@ -225,22 +274,21 @@ impl Optimizer {
         }
     }
 
-    /// An optimiser that goes on where `state` was taken, to the bit.
+    /// The optimiser as it was where `state` was taken, to the bit.
     ///
     /// # Errors
     /// [`StateError`] if the state is not that of `module`'s parameters.
-    pub fn from_state<M: Module>(
-        settings: AdamW,
-        averages: bool,
+    pub fn with_state<M: Module>(
+        mut self,
         state: OptimizerState,
         module: &M,
     ) -> Result<Self, StateError> {
+        self.step = state.step;
         let mut values: HashMap<String, Vec<f32>> = state
             .tensors
             .into_iter()
             .map(|saved| (saved.path, saved.values))
             .collect();
-        let mut memory = BTreeMap::new();
         for parameter in named_parameters(module) {
             let path = &parameter.path;
             if !["m", "v", "ema"]
@@ -252,13 +300,17 @@ impl Optimizer {
             let expected = parameter.shape.iter().product();
             let mut take =
                 |prefix: &str| saved_values(&mut values, format!("{prefix}.{path}"), expected);
-            let (mean, square) = (take("m")?, take("v")?);
-            let average = averages.then(|| take("ema")).transpose()?;
-            if !averages {
+            let mean = take("m")?;
+            let square = match self.muon.is_some() && Muon::moves(path, &parameter.shape) {
+                true => Vec::new(),
+                false => take("v")?,
+            };
+            let average = self.averages.then(|| take("ema")).transpose()?;
+            if !self.averages {
                 values.remove(&format!("ema.{path}"));
             }
             let shape = parameter.shape;
-            memory.insert(
+            self.memory.insert(
                 parameter.path,
                 Memory {
                     shape,
@@ -270,13 +322,7 @@ impl Optimizer {
         }
         match values.into_keys().min() {
             Some(name) => Err(StateError::Unknown { name }),
-            None => Ok(Self {
-                settings,
-                averages,
-                step: state.step,
-                memory,
-                flat: None,
-            }),
+            None => Ok(self),
         }
     }
 }
@@ -300,6 +346,8 @@ fn saved_values(
 /// One step's rule and factors.
 pub(super) struct Update {
     pub(super) rule: kernels::AdamW,
+    /// For the matrices, where it is used.
+    pub(super) muon: Option<kernels::Muon>,
     pub(super) grad_scale: f32,
     /// `None` where no average is kept.
     pub(super) average_decay: Option<f32>,
@@ -327,21 +375,22 @@ impl ModuleMapper for Mapper<'_> {
             return param;
         };
         let average = self.update.average_decay.is_some();
+        let turned = self.update.muon.is_some() && Muon::moves(&path, &param.dims());
         let memory = self
             .memory
             .entry(path)
-            .or_insert_with(|| Memory::of(&param, average));
+            .or_insert_with(|| Memory::of(&param, average, turned));
         param.map(|tensor| self.update.apply(tensor, gradient, memory))
     }
 }
 
 impl Memory {
-    fn of<const D: usize>(param: &Param<Tensor<D>>, averages: bool) -> Self {
+    fn of<const D: usize>(param: &Param<Tensor<D>>, averages: bool, turned: bool) -> Self {
         let count = param.shape().num_elements();
         Self {
             shape: param.dims().to_vec(),
             mean: vec![0.0; count],
-            square: vec![0.0; count],
+            square: vec![0.0; if turned { 0 } else { count }],
             average: averages.then(|| to_host(param.val()).0),
         }
     }
@@ -363,14 +412,15 @@ impl Update {
             (Some(average), Some(decay)) => Some((average.as_mut_slice(), decay)),
             _ => None,
         };
-        self.rule.step(
-            weights.storage_mut::<f32>(),
-            values(&gradient),
-            &mut memory.mean,
-            &mut memory.square,
-            average,
-            self.grad_scale,
-        );
+        let (p, g) = (weights.storage_mut::<f32>(), values(&gradient));
+        let mean = &mut memory.mean;
+        match self.muon.filter(|_| memory.square.is_empty()) {
+            Some(muon) => muon.step(p, g, mean, average, self.grad_scale, memory.shape[0]),
+            None => {
+                let square = &mut memory.square;
+                self.rule.step(p, g, mean, square, average, self.grad_scale);
+            }
+        }
         tracked(Tensor::from_primitive::<Flex>(weights))
     }
 }

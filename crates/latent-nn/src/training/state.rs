@@ -7,7 +7,8 @@ use crate::Exported;
 pub struct OptimizerState {
     /// Steps taken.
     pub step: u64,
-    /// `m.<path>` and `v.<path>`, the gradients' running mean and mean square, and `ema.<path>`, the averaged weights.
+    /// `m.<path>` and `v.<path>`, the gradients' running mean and mean square, and `ema.<path>`, the averaged weights; no `v.` where [`super::Muon`]
+    /// moves the parameter.
     pub tensors: Vec<Exported>,
 }
 

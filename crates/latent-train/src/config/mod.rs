@@ -11,7 +11,7 @@ pub use autoencoder::{
 pub use diffusion::{
     BetaSchedule, Condition, DiffusionConfig, DiffusionLoss, NoiseSchedule, Prediction, Sampling,
 };
-pub use shared::{Augment, Data, Languages, Optimization, PrecisionChoice, Run};
+pub use shared::{Augment, Data, Languages, Method, Optimization, PrecisionChoice, Run};
 pub use text_encoder::{TextEncoderConfig, TokenizerConfig};
 
 use std::path::Path;

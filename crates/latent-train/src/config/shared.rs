@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use latent_nn::training::AdamW;
-use latent_nn::{Precision, Selected};
+use latent_nn::training::{AdamW, Muon};
+use latent_nn::{Compute, Precision, Selected};
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, need};
+use crate::error::{Result, TrainError};
 use crate::schedule::{Ema, LearningRate};
 
 /// `[run]`: where results go, how long, how often.
@@ -44,7 +45,7 @@ pub struct Run {
 }
 
 impl Run {
-    pub(super) fn check(&self) -> Result<(), Fault> {
+    pub(super) fn check(&self) -> std::result::Result<(), Fault> {
         need(self.steps > 0, "run.steps", || "must be at least 1".into())?;
         need(self.batch > 0, "run.batch", || "must be at least 1".into())?;
         need(self.accumulation > 0, "run.accumulation", || {
@@ -100,7 +101,7 @@ pub struct Data {
 }
 
 impl Data {
-    pub(super) fn check(&self) -> Result<(), Fault> {
+    pub(super) fn check(&self) -> std::result::Result<(), Fault> {
         need((8..=4096).contains(&self.size), "data.size", || {
             format!("is {}; it must be between 8 and 4096", self.size)
         })?;
@@ -140,7 +141,7 @@ pub struct Augment {
 }
 
 impl Augment {
-    pub(super) fn check(&self, size: usize) -> Result<(), Fault> {
+    pub(super) fn check(&self, size: usize) -> std::result::Result<(), Fault> {
         need((0.0..=1.0).contains(&self.flip), "augment.flip", || {
             format!("is {}; odds lie between 0 and 1", self.flip)
         })?;
@@ -154,10 +155,13 @@ impl Augment {
     }
 }
 
-/// `[optimizer]`: AdamW, gradients, learning rate, moving average.
+/// `[optimizer]`: AdamW or Muon, gradients, learning rate, moving average.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Optimization {
+    /// What moves the weights.
+    #[serde(default, skip_serializing_if = "Method::is_adamw")]
+    pub method: Method,
     /// Rise, peak and decay of the learning rate.
     pub learning_rate: LearningRate,
     /// Memory of the gradient's mean.
@@ -180,8 +184,25 @@ pub struct Optimization {
     pub ema: Ema,
 }
 
+/// What moves the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// AdamW.
+    #[default]
+    Adamw,
+    /// Muon for the matrices between first and last layers, AdamW for the rest; needs fewer updates. On the CPU only.
+    Muon,
+}
+
+impl Method {
+    fn is_adamw(&self) -> bool {
+        *self == Self::Adamw
+    }
+}
+
 impl Optimization {
-    pub(super) fn check(&self) -> Result<(), Fault> {
+    pub(super) fn check(&self) -> std::result::Result<(), Fault> {
         let unit = 0.0..1.0;
         need(
             self.learning_rate.peak > 0.0,
@@ -209,6 +230,24 @@ impl Optimization {
             "optimizer.ema",
             || "needs `decay` in [0, 1), `power` and `inv_gamma` above 0".into(),
         )
+    }
+
+    /// An error if the optimiser cannot run where `compute` is.
+    pub(crate) fn fits(&self, compute: &Compute) -> Result<()> {
+        match self.method {
+            Method::Muon if !compute.is_cpu() => Err(TrainError::Other(
+                "`optimizer.method` is \"muon\", which runs on the CPU only; use \"adamw\" on a GPU".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Muon, where it is asked for, with the memory that its authors use.
+    pub(crate) fn muon(&self) -> Option<Muon> {
+        (self.method == Method::Muon).then(|| Muon {
+            momentum: 0.95,
+            precision: Precision::best(),
+        })
     }
 
     pub(crate) fn adamw(&self) -> AdamW {

@@ -39,6 +39,7 @@ pub fn train_text_encoder(
         device: selected.device,
     }
     .autodiff();
+    config.optimizer.fits(&compute)?;
     let pictures = Pictures::open(&config.data, Captions::Required, run.seed)?;
     let tokenizer = Arc::new(tokenizer(config, &pictures, options, progress)?);
     let text_config = tokenizer.fitted(&config.text);

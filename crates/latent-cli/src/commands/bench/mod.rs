@@ -2,6 +2,7 @@
 
 mod flops;
 mod kernels;
+mod models;
 mod pixel_vs_latent;
 mod training;
 
@@ -10,10 +11,10 @@ use clap::{Args, Subcommand};
 use crate::fault::Fault;
 use crate::terminal::Terminal;
 
-/// Measure: pixel space against latent space, kernels against the machine's limit, training steps.
+/// Measure: pixel space against latent space, kernels against the machine's limit, whole networks, training steps.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  latent bench pixel-vs-latent\n  latent bench kernels --json\n  latent bench training"
+    after_help = "Examples:\n  latent bench pixel-vs-latent\n  latent bench kernels --json\n  latent bench models\n  latent bench training"
 )]
 pub(crate) struct Bench {
     #[command(subcommand)]
@@ -24,6 +25,7 @@ pub(crate) struct Bench {
 enum What {
     PixelVsLatent(pixel_vs_latent::PixelVsLatent),
     Kernels(kernels::Kernels),
+    Models(models::Models),
     Training(training::Training),
 }
 
@@ -32,6 +34,7 @@ impl Bench {
         match self.what {
             What::PixelVsLatent(command) => command.run(terminal),
             What::Kernels(command) => command.run(terminal),
+            What::Models(command) => command.run(terminal),
             What::Training(command) => command.run(terminal),
         }
     }
