@@ -1,7 +1,7 @@
 //! Bytes of a file without reading it: the one memory-map call of the project.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,6 +54,29 @@ impl Bytes {
         Ok(Self(Source::Mapped(Arc::new(map))))
     }
 
+    /// Gives the memory of a part back to the system, which reads it from the file again if it is looked at again.
+    /// Only mapped files have such memory; everything else stays.
+    pub fn release(&self, part: Range<usize>) {
+        #[cfg(unix)]
+        if let Source::Mapped(map) = &self.0
+            && part.end <= map.len()
+            && !part.is_empty()
+        {
+            // SAFETY: the map is of a file, read-only and never written through, so a page that is dropped comes back
+            // from the file with the same bytes. A refusal changes nothing.
+            #[expect(unsafe_code, reason = "one more call on the map; see SAFETY")]
+            let _ = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    part.start,
+                    part.len(),
+                )
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = part;
+    }
+
     /// Bytes that are part of the program.
     pub fn from_static(bytes: &'static [u8]) -> Self {
         Self(Source::Static(bytes))
@@ -93,6 +116,19 @@ mod tests {
         let path = folder.path().join("a");
         std::fs::write(&path, b"some bytes").unwrap();
         assert_eq!(&*Bytes::map(&path).unwrap(), b"some bytes");
+    }
+
+    #[test]
+    fn a_part_that_was_released_reads_as_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let content: Vec<u8> = (0..50_000u32).map(|i| (i * 7) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let bytes = Bytes::map(&path).unwrap();
+        assert_eq!(&*bytes, content);
+        bytes.release(100..30_000);
+        bytes.release(49_999..60_000);
+        assert_eq!(&*bytes, content);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
@@ -131,6 +132,37 @@ impl TensorView<'_> {
     }
 }
 
+/// One tensor of a file that stays readable without the [`Weights`] it came from.
+#[derive(Clone, Debug)]
+pub struct StoredTensor {
+    file: Bytes,
+    range: Range<usize>,
+    dtype: Dtype,
+}
+
+impl StoredTensor {
+    /// The kind of its values.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The values as `f32`.
+    pub fn to_f32(&self) -> Vec<f32> {
+        self.dtype.to_f32(self.as_ref())
+    }
+
+    /// Gives the memory that reading took back to the system; it can be read again.
+    pub fn release(&self) {
+        self.file.release(self.range.clone());
+    }
+}
+
+impl AsRef<[u8]> for StoredTensor {
+    fn as_ref(&self) -> &[u8] {
+        &self.file[self.range.clone()]
+    }
+}
+
 impl Weights {
     /// Opens a weights file, or the `*.index.json` of one that was cut into several.
     ///
@@ -239,6 +271,19 @@ impl Weights {
             shape: &entry.shape,
             bytes: entry.bytes(&self.files[*file]),
         })
+    }
+
+    /// A tensor as it lies in the file, to be read when it is needed; `None` if there is none of this name, or its
+    /// values do not lie in one run at an address that fits them.
+    pub fn stored(&self, name: &str) -> Option<StoredTensor> {
+        let (file, entry) = self.entries.get(name)?;
+        let stored = StoredTensor {
+            file: self.files[*file].clone(),
+            range: entry.offset..entry.offset + entry.byte_len(),
+            dtype: entry.dtype,
+        };
+        let aligned = (stored.as_ref().as_ptr() as usize).is_multiple_of(entry.dtype.size());
+        (entry.strides.is_none() && aligned).then_some(stored)
     }
 
     /// A tensor's values as `f32`, row after row.

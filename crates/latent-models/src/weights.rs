@@ -5,10 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::Module;
-use latent_formats::{Dtype, FormatError, SafetensorsWriter, Weights, write_json};
-use latent_nn::{Named, export_parameters, load_parameters, named_parameters};
+use latent_formats::{Dtype, FormatError, SafetensorsWriter, StoredTensor, Weights, write_json};
+use latent_nn::{
+    Named, Stored, StoredType, Values, export_parameters, fill_parameters, named_parameters,
+};
 
 use crate::config::{self, ModelConfig};
 use crate::error::{ModelError, Result};
@@ -107,14 +110,67 @@ fn fits(found: &[usize], needed: &[usize]) -> bool {
 /// # Errors
 /// [`ModelError::Format`] if the file has no such tensor, or has it in another shape.
 pub fn read_parameter(weights: &Weights, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
-    let names = spellings(path);
-    let name = names
-        .iter()
-        .find(|name| weights.contains(name))
-        .unwrap_or(&names[0]);
-    match weights.describe(name) {
-        Some((_, found)) if fits(found, shape) => Ok(weights.read_f32(name)?),
-        _ => Ok(weights.read_f32_shaped(name, shape)?),
+    let name = name_in(weights, path);
+    match weights.describe(&name) {
+        Some((_, found)) if fits(found, shape) => Ok(weights.read_f32(&name)?),
+        _ => Ok(weights.read_f32_shaped(&name, shape)?),
+    }
+}
+
+/// The file's name of the parameter at `path`; the commonest where it has none.
+fn name_in(weights: &Weights, path: &str) -> String {
+    let mut names = spellings(path);
+    let found = names.iter().position(|name| weights.contains(name));
+    names.swap_remove(found.unwrap_or(0))
+}
+
+/// The parameter at `path` where it lies, or read if it cannot stay there.
+fn parameter(weights: &Weights, path: &str, shape: &[usize]) -> Result<Values> {
+    let name = name_in(weights, path);
+    let fits = weights
+        .describe(&name)
+        .is_some_and(|(_, found)| fits(found, shape));
+    match weights.stored(&name).and_then(InFile::new) {
+        Some(stored) if fits => Ok(Values::Stored(Arc::new(stored))),
+        _ => Ok(Values::Read(read_parameter(weights, path, shape)?)),
+    }
+}
+
+/// A tensor of a file, as models take it.
+struct InFile {
+    tensor: StoredTensor,
+    dtype: StoredType,
+}
+
+impl InFile {
+    fn new(tensor: StoredTensor) -> Option<Self> {
+        let dtype = match tensor.dtype() {
+            Dtype::F32 => StoredType::F32,
+            Dtype::F16 => StoredType::F16,
+            Dtype::Bf16 => StoredType::Bf16,
+            _ => return None,
+        };
+        Some(Self { tensor, dtype })
+    }
+}
+
+impl AsRef<[u8]> for InFile {
+    fn as_ref(&self) -> &[u8] {
+        self.tensor.as_ref()
+    }
+}
+
+impl Stored for InFile {
+    fn dtype(&self) -> StoredType {
+        self.dtype
+    }
+
+    fn to_f32(&self) -> Vec<f32> {
+        self.tensor.to_f32()
+    }
+
+    fn release(&self) {
+        self.tensor.release();
     }
 }
 
@@ -135,7 +191,7 @@ pub(crate) fn open(files: &FileSource, names: FileNames) -> Result<Weights> {
 pub(crate) fn load<M: Module>(model: M, files: &FileSource, names: FileNames) -> Result<M> {
     let weights = open(files, names)?;
     check_names(&named_parameters(&model), &weights)?;
-    load_parameters(model, |path, shape| read_parameter(&weights, path, shape))
+    fill_parameters(model, |path, shape| parameter(&weights, path, shape))
 }
 
 /// Refuses files that lack a parameter, or hold a tensor without a place.

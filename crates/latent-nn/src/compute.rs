@@ -1,6 +1,6 @@
 //! Where and how exactly to compute, and host values in and out.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use latent_kernels::Precision;
 
 use crate::training::is_host;
@@ -70,7 +70,13 @@ impl Compute {
 /// If the device failed; on the CPU it cannot.
 pub fn to_host<const D: usize>(tensor: Tensor<D>) -> (Vec<f32>, [usize; D]) {
     let shape = tensor.dims();
-    match tensor.without_autodiff().into_data().try_into_vec::<f32>() {
+    let data = tensor.without_autodiff().into_data();
+    // Weights that stay in their file have its type.
+    let data = match data.dtype() {
+        DType::F32 => data,
+        _ => data.convert::<f32>(),
+    };
+    match data.try_into_vec::<f32>() {
         Ok(values) => (values, shape),
         Err(error) => panic!("a tensor of ours is f32: {error:?}"),
     }

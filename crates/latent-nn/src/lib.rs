@@ -28,6 +28,6 @@ pub use device::{
 pub use init::Init;
 pub use latent_kernels::Precision;
 pub use parameters::{
-    Exported, Named, export_parameters, load_parameters, named_parameters, parameter_count,
-    visit_parameters,
+    Exported, Named, Stored, StoredType, Values, export_parameters, fill_parameters,
+    load_parameters, named_parameters, parameter_count, visit_parameters,
 };

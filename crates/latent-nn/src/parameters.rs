@@ -3,9 +3,14 @@
 //! A path is the fields' names and the indices of `Vec`s, joined by dots; `Option` adds nothing. So a model whose
 //! fields are named as in a checkpoint has the checkpoint's names.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use std::sync::Arc;
 
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{DispatchDevice, Flex};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Shape, Tensor, TensorData};
+
+use crate::ops::pack::on_packed;
 use crate::to_host;
 
 /// A parameter's name and shape.
@@ -116,6 +121,38 @@ pub fn export_parameters<M: Module>(module: &M) -> Vec<Exported> {
     exported
 }
 
+/// Values that lie in a file in their own float type, and can be read again and again.
+pub trait Stored: AsRef<[u8]> + Send + Sync {
+    /// Their type, little-endian, at an address that fits it.
+    fn dtype(&self) -> StoredType;
+
+    /// All of them.
+    fn to_f32(&self) -> Vec<f32>;
+
+    /// Called when they are not needed for now: their memory may be given back.
+    fn release(&self);
+}
+
+/// A float type of [`Stored`] values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredType {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of an IEEE single.
+    Bf16,
+}
+
+/// What a parameter is filled with.
+pub enum Values {
+    /// Numbers in memory.
+    Read(Vec<f32>),
+    /// Numbers that are read from a file when they are needed. On the CPU the weights of convolutions and linear
+    /// layers stay there: kernels pack them once, and then need the packed copy only.
+    Stored(Arc<dyn Stored>),
+}
+
 /// Replaces every parameter by what `read` returns for its path and shape.
 ///
 /// `read` is asked once per parameter, in the model's order, and should check the shape against its file's.
@@ -127,16 +164,33 @@ pub fn export_parameters<M: Module>(module: &M) -> Vec<Exported> {
 /// If `read` returns another number of values than the shape holds.
 pub fn load_parameters<M: Module, E>(
     module: M,
-    read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+    mut read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+) -> Result<M, E> {
+    fill_parameters(module, |path, shape| read(path, shape).map(Values::Read))
+}
+
+/// [`load_parameters`] that may leave values where they are stored.
+///
+/// # Errors
+/// The first error of `read`.
+///
+/// # Panics
+/// If `read` returns another number of values than the shape holds.
+pub fn fill_parameters<M: Module, E>(
+    module: M,
+    read: impl FnMut(&str, &[usize]) -> Result<Values, E>,
 ) -> Result<M, E> {
     struct Mapper<F, E> {
         path: Path,
+        /// The kind of layer that is entered.
+        layer: String,
         read: F,
         failed: Option<E>,
     }
-    impl<F: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>, E> ModuleMapper for Mapper<F, E> {
-        fn enter_module(&mut self, name: &str, _: &str) {
+    impl<F: FnMut(&str, &[usize]) -> Result<Values, E>, E> ModuleMapper for Mapper<F, E> {
+        fn enter_module(&mut self, name: &str, container: &str) {
             self.path.enter(name);
+            container.clone_into(&mut self.layer);
         }
         fn exit_module(&mut self, _: &str, _: &str) {
             self.path.exit();
@@ -145,8 +199,16 @@ pub fn load_parameters<M: Module, E>(
             if self.failed.is_some() {
                 return param;
             }
+            let packs = D > 1 && ["Struct:Conv2d", "Struct:Linear"].contains(&self.layer.as_str());
             match (self.read)(&self.path.join(), &param.dims()) {
-                Ok(values) => param.map(|tensor| replaced(tensor, values)),
+                Ok(Values::Read(values)) => param.map(|tensor| replaced(tensor, values)),
+                Ok(Values::Stored(stored)) => param.map(|tensor| {
+                    if packs && is_plain_host(&tensor.device()) {
+                        stay(stored, tensor.dims())
+                    } else {
+                        replaced(tensor, stored.to_f32())
+                    }
+                }),
                 Err(error) => {
                     self.failed = Some(error);
                     param
@@ -156,11 +218,38 @@ pub fn load_parameters<M: Module, E>(
     }
     let mut mapper = Mapper {
         path: Path::default(),
+        layer: String::new(),
         read,
         failed: None,
     };
     let module = module.map(&mut mapper);
     mapper.failed.map_or(Ok(module), Err)
+}
+
+/// The CPU without gradients: the only place whose kernels read other types than f32.
+fn is_plain_host(device: &Device) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// A tensor over values that stay where they are.
+fn stay<const D: usize>(stored: Arc<dyn Stored>, shape: [usize; D]) -> Tensor<D> {
+    struct Owner(Arc<dyn Stored>);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            (*self.0).as_ref()
+        }
+    }
+    let dtype = match stored.dtype() {
+        StoredType::F32 => DType::F32,
+        StoredType::F16 => DType::F16,
+        StoredType::Bf16 => DType::BF16,
+    };
+    let bytes = bytes::Bytes::from_owner(Owner(stored.clone()));
+    let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
+    let data = TensorData::from_bytes(bytes, Shape::from(shape), dtype);
+    let tensor = FloatTensor::<Flex>::from_data(data);
+    on_packed(&tensor, stored);
+    Tensor::from_primitive::<Flex>(tensor)
 }
 
 /// `values` in the place of `tensor`: same shape, device and gradient requirement.

@@ -18,8 +18,8 @@ use crate::terminal::Terminal;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   latent eval reconstruction --data data/core/heldout
-  latent eval reconstruction --model runs/first-autoencoder/model --data data/core/heldout --judge runs/first-judge/model
-  latent eval generation --judge runs/first-judge/model --data data/first/heldout --training data/first/train
+  latent eval reconstruction --model runs/core-autoencoder/model --data data/core/heldout --judge runs/judge/model
+  latent eval generation --judge runs/judge/model --data data/core/heldout --training data/core/train
 
 A judge is what `latent train text-encoder` exports, trained apart from the model it measures. Fréchet distances
 shrink with the number of pictures: compare equal numbers only.")]

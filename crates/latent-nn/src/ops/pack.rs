@@ -12,6 +12,8 @@ use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use latent_kernels::{PackedConv, PackedMatrix, Precision};
 
+use crate::parameters::Stored;
+
 /// What a weight was packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum PackKind {
@@ -74,11 +76,34 @@ pub(crate) fn cached(
         return packed;
     }
     let packed = pack();
+    release(address);
     let mut entries = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     // A dropped model's copies go as soon as the next model packs its first weight.
     entries.retain(|_, (storage, _)| storage.strong_count() > 0);
     entries.insert(key, (Arc::downgrade(&storage), packed.clone()));
     packed
+}
+
+/// What weights that lie in files are told once they are packed, by their storage's address as in [`CACHE`].
+static SOURCES: LazyLock<Mutex<HashMap<usize, (Weak<Storage>, Arc<dyn Stored>)>>> =
+    LazyLock::new(Mutex::default);
+
+/// Has `stored` release its memory whenever `weight`, whose values it holds, was packed.
+pub(crate) fn on_packed(weight: &FloatTensor<Flex>, stored: Arc<dyn Stored>) {
+    let storage: Arc<Storage> = weight.data_arc();
+    let address = Arc::as_ptr(&storage).cast::<()>() as usize;
+    let mut sources = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
+    sources.retain(|_, (storage, _)| storage.strong_count() > 0);
+    sources.insert(address, (Arc::downgrade(&storage), stored));
+}
+
+fn release(address: usize) {
+    let sources = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((storage, stored)) = sources.get(&address)
+        && storage.strong_count() > 0
+    {
+        stored.release();
+    }
 }
 
 fn lookup(key: Key) -> Option<Packed> {
