@@ -29,7 +29,33 @@ pub struct Muon {
 }
 
 impl Muon {
-    /// Moves the weights `p [rows, ..]` against their gradients `g * grad_scale`, with the memory `m`.
+    /// Adds the gradients `g * grad_scale` to the memory `m`, both `[rows, ..]`: the direction to go against.
+    ///
+    /// # Panics
+    /// If the lengths differ or are not whole rows.
+    pub fn direction(&self, g: &[f32], m: &mut [f32], grad_scale: f32, rows: usize) -> Vec<f32> {
+        let len = g.len();
+        assert!(
+            m.len() == len && rows > 0 && len.is_multiple_of(rows),
+            "Muon: lengths differ"
+        );
+        let direction = g
+            .iter()
+            .zip(m)
+            .map(|(g, m)| {
+                let g = g * grad_scale;
+                *m = self.momentum * *m + g;
+                // Nesterov's look ahead.
+                self.momentum * *m + g
+            })
+            .collect();
+        match len {
+            0 => direction,
+            _ => orthogonalised(direction, rows, len / rows, self.precision),
+        }
+    }
+
+    /// Moves the weights `p [rows, ..]` against what [`Muon::direction`] gave.
     ///
     /// `ema` is the weights' running average and the share of it that stays.
     ///
@@ -38,37 +64,17 @@ impl Muon {
     pub fn step(
         &self,
         p: &mut [f32],
-        g: &[f32],
-        m: &mut [f32],
+        direction: &[f32],
         ema: Option<(&mut [f32], f32)>,
-        grad_scale: f32,
         rows: usize,
     ) {
         let len = p.len();
         assert!(
-            g.len() == len && m.len() == len && rows > 0 && len.is_multiple_of(rows),
+            direction.len() == len && rows > 0 && len.is_multiple_of(rows),
             "Muon: lengths differ"
         );
-        if len == 0 {
-            return;
-        }
-        let columns = len / rows;
-        let mut direction = vec![0.0; len];
-        let memory = m.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK));
-        direction
-            .par_chunks_mut(CHUNK)
-            .zip(memory)
-            .for_each(|(direction, (m, g))| {
-                for ((direction, m), g) in direction.iter_mut().zip(m).zip(g) {
-                    let g = g * grad_scale;
-                    *m = self.momentum * *m + g;
-                    // Nesterov's look ahead.
-                    *direction = self.momentum * *m + g;
-                }
-            });
-        let direction = orthogonalised(direction, rows, columns, self.precision);
         let kept = (1.0 - f64::from(self.lr) * f64::from(self.weight_decay)) as f32;
-        let rate = self.lr * 0.2 * (rows.max(columns) as f32).sqrt();
+        let rate = self.lr * 0.2 * (rows.max(len / rows) as f32).sqrt();
         p.par_chunks_mut(CHUNK)
             .zip(direction.par_chunks(CHUNK))
             .for_each(|(p, direction)| {
@@ -184,7 +190,8 @@ mod tests {
         };
         let step = |scale: f32| {
             let mut p = vec![0.0; 600];
-            muon.step(&mut p, &drawn(600), &mut vec![0.0; 600], None, scale, 20);
+            let direction = muon.direction(&drawn(600), &mut vec![0.0; 600], scale, 20);
+            muon.step(&mut p, &direction, None, 20);
             p
         };
         for (one, other) in step(1.0).into_iter().zip(step(1e-3)) {
@@ -202,14 +209,8 @@ mod tests {
         };
         // Without a gradient there is no direction, and what is left is the decay.
         let (mut p, mut average) = (vec![2.0; 8], vec![1.0; 8]);
-        muon.step(
-            &mut p,
-            &[0.0; 8],
-            &mut [0.0; 8],
-            Some((&mut average, 0.75)),
-            1.0,
-            2,
-        );
+        let direction = muon.direction(&[0.0; 8], &mut [0.0; 8], 1.0, 2);
+        muon.step(&mut p, &direction, Some((&mut average, 0.75)), 2);
         for (p, average) in p.into_iter().zip(average) {
             assert!((p - 1.9).abs() < 1e-6 && (average - 1.225).abs() < 1e-6);
         }

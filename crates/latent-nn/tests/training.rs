@@ -6,7 +6,9 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use fixture::{Fixture, assert_close};
 use latent_nn::layers::{Conv2d, GroupNorm, Linear};
-use latent_nn::training::{AdamW, AverageWarmup, Grads, Optimizer, StateError, Step};
+use latent_nn::training::{
+    AdamW, AverageWarmup, Grads, Muon, Optimizer, SideBySide, StateError, Step, with_own_leaves,
+};
 use latent_nn::{
     Compute, Init, Precision, export_parameters, load_parameters, named_parameters, to_host,
 };
@@ -263,11 +265,22 @@ fn a_tiny_net_learns_its_pictures_by_heart() {
     );
 }
 
+const MUON: Muon = Muon {
+    momentum: 0.95,
+    precision: Precision::F32,
+};
+
 #[test]
 fn resuming_from_a_saved_state_gives_the_same_bits() {
-    let settings = AdamW::default();
-    let (whole, _, _) = train(Net::new(3), Optimizer::new(settings, true), 6);
-    let (half, optimizer, _) = train(Net::new(3), Optimizer::new(settings, true), 3);
+    for muon in [None, Some(MUON)] {
+        resuming_gives_the_same_bits(muon);
+    }
+}
+
+fn resuming_gives_the_same_bits(muon: Option<Muon>) {
+    let new = || Optimizer::new(AdamW::default(), true).with_muon(muon);
+    let (whole, _, _) = train(Net::new(3), new(), 6);
+    let (half, optimizer, _) = train(Net::new(3), new(), 3);
     // Only plain values cross the break, as they do through a file.
     let (weights, state) = (export_parameters(&half), optimizer.state());
     let fresh = load_parameters(Net::new(99), |path, _| {
@@ -275,9 +288,7 @@ fn resuming_from_a_saved_state_gives_the_same_bits() {
         found.map(|saved| saved.values.clone()).ok_or(())
     });
     let fresh = fresh.unwrap();
-    let optimizer = Optimizer::new(settings, true)
-        .with_state(state, &fresh)
-        .unwrap();
+    let optimizer = new().with_state(state, &fresh).unwrap();
     assert_eq!(optimizer.steps(), 3);
     let (resumed, optimizer, _) = train(fresh, optimizer, 3);
     assert_eq!(export_parameters(&whole), export_parameters(&resumed));
@@ -287,6 +298,60 @@ fn resuming_from_a_saved_state_gives_the_same_bits() {
         export_parameters(&resumed),
         "the average lags behind"
     );
+}
+
+#[test]
+fn muon_moves_matrices_and_leaves_the_rest_to_adamw() {
+    let (_, optimizer, _) = train(
+        Net::new(3),
+        Optimizer::new(AdamW::default(), false).with_muon(Some(MUON)),
+        1,
+    );
+    for parameter in named_parameters(&Net::new(3)) {
+        let square = format!("v.{}", parameter.path);
+        let has_square = optimizer
+            .state()
+            .tensors
+            .iter()
+            .any(|saved| saved.path == square);
+        assert_eq!(has_square, parameter.shape.len() == 1, "{}", parameter.path);
+    }
+}
+
+#[test]
+fn muon_learns_the_pictures_by_heart_too() {
+    let settings = AdamW {
+        weight_decay: 0.0,
+        ..AdamW::default()
+    };
+    let new = || Optimizer::new(settings, false).with_muon(Some(MUON));
+    let (_, _, first) = train(Net::new(3), new(), 1);
+    let (_, _, last) = train(Net::new(3), new(), 200);
+    assert!(
+        last < first / 100.0,
+        "loss only fell from {first} to {last}"
+    );
+}
+
+#[test]
+fn passes_side_by_side_give_the_gradients_of_passes_in_turn() {
+    let layer = Linear::new([3, 2], &mut Init::seeded(&compute(), 1));
+    let pass = |_, scale: f32| {
+        let layer = with_own_leaves(&layer);
+        let x = (0..12).map(|i| scale * i as f32).collect();
+        let y = layer.forward(compute().tensor(x, [4, 3]));
+        Grads::of((y.clone() * y).mean(), &layer)
+    };
+    let scales: Vec<f32> = (1..9).map(|i| i as f32 / 8.0).collect();
+    let beside = SideBySide::new(4, &compute()).unwrap();
+    let found = beside.run(scales.clone(), pass);
+    for (found, scale) in found.iter().zip(scales) {
+        let expected = pass(0, scale);
+        for path in expected.paths() {
+            assert_eq!(found.get(path), expected.get(path), "{path} of {scale}");
+        }
+        assert_eq!(found.paths().count(), 2);
+    }
 }
 
 #[test]

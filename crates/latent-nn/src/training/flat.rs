@@ -147,6 +147,7 @@ impl Flat {
         let of = |part: &Part| {
             let memory = Memory {
                 shape: part.shape.clone(),
+                turned: false,
                 mean: mean[part.range.clone()].to_vec(),
                 square: square[part.range.clone()].to_vec(),
                 average: average.as_ref().map(|all| all[part.range.clone()].to_vec()),

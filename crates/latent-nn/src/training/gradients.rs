@@ -121,6 +121,10 @@ impl Grads {
         self.0.keys().map(String::as_str)
     }
 
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.0.contains_key(path)
+    }
+
     pub(super) fn take(&mut self, path: &str) -> Option<Tensor<1>> {
         self.0.remove(path)
     }

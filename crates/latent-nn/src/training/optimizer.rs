@@ -8,6 +8,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use latent_kernels as kernels;
 use latent_kernels::Precision;
+use rayon::prelude::*;
 
 use super::flat::Flat;
 use super::gradients::{Grads, host_primitive};
@@ -94,7 +95,8 @@ pub struct StepReport {
 pub(super) struct Memory {
     pub(super) shape: Vec<usize>,
     pub(super) mean: Vec<f32>,
-    /// Empty where [`Muon`] moves the parameter.
+    /// Whether [`Muon`] moves it; then there is no square.
+    pub(super) turned: bool,
     pub(super) square: Vec<f32>,
     pub(super) average: Option<Vec<f32>>,
 }
@@ -178,12 +180,7 @@ impl Optimizer {
             average_decay: self.averages.then_some(step.average_decay),
         };
         let module = if grads.on_host() {
-            module.map(&mut Mapper {
-                path: Path::default(),
-                grads,
-                memory: &mut self.memory,
-                update,
-            })
+            self.step_on_host(module, grads, update)
         } else {
             self.step_on_device(module, grads, &update)
         };
@@ -193,6 +190,55 @@ impl Optimizer {
             finite: true,
         };
         (module, report)
+    }
+
+    fn step_on_host<M: Module>(&mut self, module: M, mut grads: Grads, update: Update) -> M {
+        let turns = self.muon.is_some();
+        for parameter in named_parameters(&module) {
+            if grads.has(&parameter.path) && !self.memory.contains_key(&parameter.path) {
+                let turned = turns && Muon::moves(&parameter.path, &parameter.shape);
+                let memory = Memory::new(parameter.shape, turned);
+                self.memory.insert(parameter.path, memory);
+            }
+        }
+        let directions = match &update.muon {
+            Some(muon) => self.directions(muon, &mut grads, update.grad_scale),
+            None => HashMap::new(),
+        };
+        module.map(&mut Mapper {
+            path: Path::default(),
+            grads,
+            directions,
+            memory: &mut self.memory,
+            update,
+        })
+    }
+
+    /// Muon's directions by path. Matrices are many and small, so each is one thread's.
+    fn directions(
+        &mut self,
+        muon: &kernels::Muon,
+        grads: &mut Grads,
+        grad_scale: f32,
+    ) -> HashMap<String, Vec<f32>> {
+        let matrices: Vec<_> = self
+            .memory
+            .iter_mut()
+            .filter(|(_, memory)| memory.turned)
+            .filter_map(|(path, memory)| {
+                let gradient = host_primitive(grads.take(path)?);
+                Some((path, memory, gradient))
+            })
+            .collect();
+        matrices
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|(path, memory, gradient)| {
+                let (g, rows) = (values(&gradient), memory.shape[0]);
+                let direction = muon.direction(g, &mut memory.mean, grad_scale, rows);
+                (path.clone(), direction)
+            })
+            .collect()
     }
 
     fn step_on_device<M: Module>(&mut self, module: M, grads: Grads, update: &Update) -> M {
@@ -301,10 +347,8 @@ impl Optimizer {
             let mut take =
                 |prefix: &str| saved_values(&mut values, format!("{prefix}.{path}"), expected);
             let mean = take("m")?;
-            let square = match self.muon.is_some() && Muon::moves(path, &parameter.shape) {
-                true => Vec::new(),
-                false => take("v")?,
-            };
+            let turned = self.muon.is_some() && Muon::moves(path, &parameter.shape);
+            let square = if turned { Vec::new() } else { take("v")? };
             let average = self.averages.then(|| take("ema")).transpose()?;
             if !self.averages {
                 values.remove(&format!("ema.{path}"));
@@ -315,6 +359,7 @@ impl Optimizer {
                 Memory {
                     shape,
                     mean,
+                    turned,
                     square,
                     average,
                 },
@@ -356,6 +401,8 @@ pub(super) struct Update {
 struct Mapper<'a> {
     path: Path,
     grads: Grads,
+    /// Of the matrices that [`Muon`] moves; their gradients are spent.
+    directions: HashMap<String, Vec<f32>>,
     memory: &'a mut BTreeMap<String, Memory>,
     update: Update,
 }
@@ -371,27 +418,39 @@ impl ModuleMapper for Mapper<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.path.join();
-        let Some(gradient) = self.grads.take(&path) else {
+        let Some(memory) = self.memory.get_mut(&path) else {
             return param;
         };
-        let average = self.update.average_decay.is_some();
-        let turned = self.update.muon.is_some() && Muon::moves(&path, &param.dims());
-        let memory = self
-            .memory
-            .entry(path)
-            .or_insert_with(|| Memory::of(&param, average, turned));
-        param.map(|tensor| self.update.apply(tensor, gradient, memory))
+        let step = match (self.directions.remove(&path), self.grads.take(&path)) {
+            (Some(direction), _) => Along::Direction(direction),
+            (None, Some(gradient)) => Along::Gradient(gradient),
+            (None, None) => return param,
+        };
+        if self.update.average_decay.is_some() && memory.average.is_none() {
+            memory.average = Some(to_host(param.val()).0);
+        }
+        param.map(|tensor| self.update.apply(tensor, step, memory))
     }
 }
 
+/// What a parameter is moved against.
+enum Along {
+    /// Its gradient, AdamW's way.
+    Gradient(Tensor<1>),
+    /// Muon's direction.
+    Direction(Vec<f32>),
+}
+
 impl Memory {
-    fn of<const D: usize>(param: &Param<Tensor<D>>, averages: bool, turned: bool) -> Self {
-        let count = param.shape().num_elements();
+    /// Nothing remembered yet; the average begins as the weights when they are first moved.
+    fn new(shape: Vec<usize>, turned: bool) -> Self {
+        let count = shape.iter().product();
         Self {
-            shape: param.dims().to_vec(),
             mean: vec![0.0; count],
             square: vec![0.0; if turned { 0 } else { count }],
-            average: averages.then(|| to_host(param.val()).0),
+            shape,
+            turned,
+            average: None,
         }
     }
 }
@@ -401,23 +460,26 @@ impl Update {
     fn apply<const D: usize>(
         &self,
         tensor: Tensor<D>,
-        gradient: Tensor<1>,
+        along: Along,
         memory: &mut Memory,
     ) -> Tensor<D> {
         let tracked = tracking(&tensor);
-        let gradient = host_primitive(gradient);
         // The whole buffer of a sole owner: updated in place.
         let mut weights = host_primitive(tensor.without_autodiff()).to_contiguous();
         let average = match (&mut memory.average, self.average_decay) {
             (Some(average), Some(decay)) => Some((average.as_mut_slice(), decay)),
             _ => None,
         };
-        let (p, g) = (weights.storage_mut::<f32>(), values(&gradient));
-        let mean = &mut memory.mean;
-        match self.muon.filter(|_| memory.square.is_empty()) {
-            Some(muon) => muon.step(p, g, mean, average, self.grad_scale, memory.shape[0]),
-            None => {
-                let square = &mut memory.square;
+        let p = weights.storage_mut::<f32>();
+        match (along, &self.muon) {
+            (Along::Direction(direction), Some(muon)) => {
+                muon.step(p, &direction, average, memory.shape[0]);
+            }
+            (Along::Direction(_), None) => unreachable!("only Muon gives directions"),
+            (Along::Gradient(gradient), _) => {
+                let (mean, square) = (&mut memory.mean, &mut memory.square);
+                let gradient = host_primitive(gradient);
+                let g = values(&gradient);
                 self.rule.step(p, g, mean, square, average, self.grad_scale);
             }
         }
