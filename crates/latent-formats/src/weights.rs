@@ -220,6 +220,21 @@ impl Weights {
         Ok(whole)
     }
 
+    /// The tensors for which `rename` has a name, under that name. Nothing is copied.
+    #[must_use]
+    pub fn renamed(&self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let renamed = self
+            .entries
+            .iter()
+            .filter_map(|(name, entry)| Some((rename(name)?, entry.clone())));
+        Self {
+            path: self.path.clone(),
+            files: self.files.clone(),
+            entries: renamed.collect(),
+            metadata: self.metadata.clone(),
+        }
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)

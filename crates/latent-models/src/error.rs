@@ -23,6 +23,14 @@ pub enum ModelError {
         /// The names it may have.
         looked_for: Vec<String>,
     },
+    /// A checkpoint of one file is of no kind that is opened.
+    #[error("`{}` {reason}", path.display())]
+    SingleFile {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        reason: String,
+    },
     /// A config asks for something that is not built here, or that cannot be.
     #[error("{place}: `{key}` {reason}")]
     Config {

@@ -1,10 +1,12 @@
 //! Where a model's files come from: a folder on disk, or the program itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use latent_formats::Bytes;
+use latent_formats::{Bytes, Weights};
 
 use crate::error::{ModelError, Result};
+use crate::single_file::SingleFile;
 
 /// A folder's files, on disk or embedded in the program.
 #[derive(Clone, Debug)]
@@ -13,6 +15,8 @@ pub struct FileSource {
     path: PathBuf,
     /// Embedded files by path, and the folder inside them that this source shows.
     embedded: Option<(Embedded, String)>,
+    /// A checkpoint whose weights stand in for all of the folder's, and the part whose folder this is.
+    single: Option<(Arc<SingleFile>, String)>,
 }
 
 /// Files by path with `/`, as in `unet/config.json`.
@@ -24,6 +28,7 @@ impl FileSource {
         Self {
             path: path.to_path_buf(),
             embedded: None,
+            single: None,
         }
     }
 
@@ -32,7 +37,23 @@ impl FileSource {
         Self {
             path: PathBuf::from(name),
             embedded: Some((files, String::new())),
+            single: None,
         }
+    }
+
+    /// These files with the weights of a whole model in one file.
+    #[must_use]
+    pub(crate) fn with_weights(self, file: SingleFile) -> Self {
+        Self {
+            single: Some((Arc::new(file), String::new())),
+            ..self
+        }
+    }
+
+    /// The weights of this part, where one file has those of the whole model.
+    pub fn single_file_weights(&self) -> Option<Weights> {
+        let (file, part) = self.single.as_ref()?;
+        Some(file.part(part))
     }
 
     /// The files of a folder inside this one.
@@ -42,6 +63,10 @@ impl FileSource {
         Self {
             path: self.path.join(name),
             embedded: embedded.map(|(files, prefix)| (*files, format!("{prefix}{name}/"))),
+            single: self
+                .single
+                .as_ref()
+                .map(|(file, _)| (file.clone(), name.to_owned())),
         }
     }
 

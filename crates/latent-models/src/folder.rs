@@ -11,6 +11,7 @@ use crate::config;
 use crate::error::{ModelError, Result};
 use crate::families::{FAMILIES, Family};
 use crate::files::FileSource;
+use crate::single_file::{SD1, SingleFile};
 use crate::text::{ClipTextConfig, ClipTextModel};
 use crate::tokenizer::{ClipTokenizer, max_length};
 use crate::unet::{UNet2dCondition, UNet2dConditionConfig};
@@ -48,6 +49,20 @@ impl ModelFolder {
     /// do not fit together.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_source(FileSource::folder(path))
+    }
+
+    /// Opens a checkpoint that holds a whole model in one file. Sizes, tokenizer and scheduler are those of `config`, a
+    /// folder in diffusers' layout; without one, those of the checkpoint's family.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`], and [`ModelError::SingleFile`] if the checkpoint is of no kind that is opened.
+    pub fn open_file(path: &Path, config: Option<&Path>) -> Result<Self> {
+        let file = SingleFile::open(path)?;
+        let files = match config {
+            Some(folder) => FileSource::folder(folder),
+            None => FileSource::memory(SD1, &path.to_string_lossy()),
+        };
+        Self::from_source(files.with_weights(file))
     }
 
     /// [`ModelFolder::open`] of files in the program, by path with `/`.

@@ -1,7 +1,7 @@
 //! Architectures, their configs, weight names and tokenizers.
 //!
 //! A model is a diffusers folder: `model_index.json`, `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`,
-//! configs in diffusers' own keys, weights in safetensors. What this crate writes opens in Python, what Python writes
+//! configs in diffusers' own keys, weights in safetensors; or a checkpoint of one file, whose tensors are renamed. What this crate writes opens in Python, what Python writes
 //! opens here.
 //!
 //! ```no_run
@@ -22,6 +22,7 @@ mod files;
 mod folder;
 mod resample;
 mod residual;
+mod single_file;
 mod text;
 mod tokenizer;
 mod unet;

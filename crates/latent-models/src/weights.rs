@@ -176,6 +176,9 @@ impl Stored for InFile {
 
 /// Opens the weights among a folder's files.
 pub(crate) fn open(files: &FileSource, names: FileNames) -> Result<Weights> {
+    if let Some(weights) = files.single_file_weights() {
+        return Ok(weights);
+    }
     let Some(name) = names.read.iter().find(|name| files.has(name)) else {
         return Err(files.missing("weights", names.read));
     };

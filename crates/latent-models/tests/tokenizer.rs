@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::path::{Path, PathBuf};
+
 use common::fixture;
 use latent_models::{ClipTokenizer, ModelFolder, train_tokenizer};
 use serde::Deserialize;
@@ -18,13 +20,18 @@ struct Texts {
     ids: Vec<Vec<u32>>,
 }
 
+/// CLIP's own files, which the program carries for checkpoints that have none.
+fn clip() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/sd1/tokenizer")
+}
+
 fn json<T: serde::de::DeserializeOwned>(name: &str) -> T {
     serde_json::from_slice(&std::fs::read(fixture(name)).unwrap()).unwrap()
 }
 
 #[test]
 fn every_text_has_the_ids_of_clips_own_vocabulary() {
-    let tokenizer = ClipTokenizer::open(&fixture("tokenizer/clip"), 77).unwrap();
+    let tokenizer = ClipTokenizer::open(&clip(), 77).unwrap();
     for Case { text, ids } in json::<Vec<Case>>("tokenizer/cases.json") {
         let kept = ids.len().min(75);
         let mut padded = vec![49406];
@@ -70,7 +77,7 @@ fn special_tokens_in_a_text_count_as_such() {
 
 #[test]
 fn what_does_not_fit_is_told() {
-    let tokenizer = ClipTokenizer::open(&fixture("tokenizer/clip"), 7).unwrap();
+    let tokenizer = ClipTokenizer::open(&clip(), 7).unwrap();
     let found = tokenizer.encode("a photo of a  cat ON a mat");
     assert_eq!(
         found.pieces,
@@ -159,7 +166,7 @@ fn the_vocabulary_has_clips_order() {
     };
     let (ours, clip) = (
         read(folder.path().join("vocab.json")),
-        read(fixture("tokenizer/clip/vocab.json")),
+        read(clip().join("vocab.json")),
     );
     for (piece, id) in clip.iter().filter(|(_, id)| id.as_u64() < Some(512)) {
         assert_eq!(ours.get(piece), Some(id), "{piece}");

@@ -144,12 +144,15 @@ pub enum StoredType {
     Bf16,
 }
 
+/// Layers whose weights may keep the type of their file: two are packed before use, one is read row by row.
+const STAYING: [&str; 3] = ["Struct:Conv2d", "Struct:Linear", "Struct:Embedding"];
+
 /// What a parameter is filled with.
 pub enum Values {
     /// Numbers in memory.
     Read(Vec<f32>),
     /// Numbers that are read from a file when they are needed. On the CPU the weights of convolutions and linear
-    /// layers stay there: kernels pack them once, and then need the packed copy only.
+    /// layers stay there: kernels pack them once, and then need the packed copy only. So do tables.
     Stored(Arc<dyn Stored>),
 }
 
@@ -199,11 +202,11 @@ pub fn fill_parameters<M: Module, E>(
             if self.failed.is_some() {
                 return param;
             }
-            let packs = D > 1 && ["Struct:Conv2d", "Struct:Linear"].contains(&self.layer.as_str());
+            let stays = D > 1 && STAYING.contains(&self.layer.as_str());
             match (self.read)(&self.path.join(), &param.dims()) {
                 Ok(Values::Read(values)) => param.map(|tensor| replaced(tensor, values)),
                 Ok(Values::Stored(stored)) => param.map(|tensor| {
-                    if packs && is_plain_host(&tensor.device()) {
+                    if stays && is_plain_host(&tensor.device()) {
                         stay(stored, tensor.dims())
                     } else {
                         replaced(tensor, stored.to_f32())

@@ -36,7 +36,7 @@ pub use latent_models as models;
 pub use latent_nn::{Compute, Precision};
 pub use latent_sampling as sampling;
 pub use latents::Latents;
-pub use pipeline::{Builder, Parts, Pipeline};
+pub use pipeline::{Builder, Parts, Pipeline, open_folder};
 pub use request::Request;
 pub use settings::Settings;
 

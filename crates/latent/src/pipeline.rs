@@ -1,7 +1,7 @@
 //! A model that is ready to draw: its parts on a device, and the ways in and out of it.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use latent_formats::Picture;
 use latent_models::{
@@ -59,6 +59,7 @@ pub struct Parts {
 pub struct Builder {
     device: String,
     precision: Option<Precision>,
+    config: Option<PathBuf>,
 }
 
 impl Builder {
@@ -76,19 +77,29 @@ impl Builder {
         self
     }
 
-    /// Opens a model folder in diffusers layout.
+    /// For a checkpoint of one file: the folder in diffusers layout whose sizes, tokenizer and scheduler it has. Left
+    /// open, those of its family.
+    #[must_use]
+    pub fn config(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.config = Some(folder.into());
+        self
+    }
+
+    /// Opens a model folder in diffusers layout, or a checkpoint that holds a whole model in one file.
     ///
     /// # Errors
-    /// [`Error::Model`] if the folder is missing, broken or of a kind that is not built here; [`Error::Device`].
-    pub fn open(self, folder: impl AsRef<Path>) -> Result<Pipeline, Error> {
-        let folder = folder.as_ref();
-        let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    /// [`Error::Model`] if it is missing, broken or of a kind that is not built here; [`Error::Request`] if
+    /// [`Builder::config`] is given for a folder, which has its own; [`Error::Device`].
+    pub fn open(self, model: impl AsRef<Path>) -> Result<Pipeline, Error> {
+        let path = model.as_ref();
+        let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let name = name
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        self.build(&ModelFolder::open(folder)?, name)
+        let folder = open_folder(path, self.config.as_deref())?;
+        self.build(&folder, name)
     }
 
     /// Opens the model inside the program.
@@ -122,6 +133,23 @@ impl Builder {
     }
 }
 
+/// The files of a model: a folder, or a checkpoint of one file with the configs of `config` or its family.
+///
+/// # Errors
+/// As [`Builder::open`].
+pub fn open_folder(path: &Path, config: Option<&Path>) -> Result<ModelFolder, Error> {
+    if path.is_file() {
+        return Ok(ModelFolder::open_file(path, config)?);
+    }
+    match config {
+        Some(_) => Err(Error::Request(format!(
+            "a config folder goes with a checkpoint of one file, and `{}` is none; leave it out",
+            path.display()
+        ))),
+        None => Ok(ModelFolder::open(path)?),
+    }
+}
+
 /// Reads a scheduler configuration as diffusers' Stable Diffusion pipelines take it: latents are not bounded, so
 /// `clip_sample` is off.
 ///
@@ -144,6 +172,7 @@ impl Pipeline {
         Builder {
             device: "auto".to_owned(),
             precision: None,
+            config: None,
         }
     }
 
@@ -155,7 +184,7 @@ impl Pipeline {
         Self::builder().builtin()
     }
 
-    /// Opens a model folder in diffusers layout, on the best device.
+    /// Opens a model folder in diffusers layout, or a checkpoint of one file, on the best device.
     ///
     /// # Errors
     /// As [`Builder::open`].
@@ -308,7 +337,7 @@ impl Pipeline {
         self.compute.precision
     }
 
-    /// The folder's name, or `built-in`.
+    /// The folder's or file's name, or `built-in`.
     #[must_use]
     pub fn model_name(&self) -> &str {
         &self.model_name

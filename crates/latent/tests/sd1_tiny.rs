@@ -188,3 +188,48 @@ fn every_run_equals_diffusers() {
         failed.join("\n")
     );
 }
+
+/// The checkpoint of the same weights in the layout that Stable Diffusion 1 was published in, half precision; every
+/// weight fits in half precision, so the numbers are the same.
+#[test]
+fn a_checkpoint_of_one_file_draws_what_its_folder_draws_to_the_bit() {
+    let file = values().join("model_ldm.safetensors");
+    let open = || Pipeline::builder().device("cpu").precision(Precision::F32);
+    let single = open()
+        .config(folder())
+        .open(&file)
+        .expect("the checkpoint opens");
+    let whole = pipeline();
+    let run = &cases()["ddim"];
+    let request = request(run, 0, vec![42]);
+    let (found, expected) = (single.generate(&request), whole.generate(&request));
+    let (found, expected) = (found.expect("drawn"), expected.expect("drawn"));
+    assert_eq!(found.latents.array(), expected.latents.array());
+    assert_eq!(found.pictures, expected.pictures);
+    let picture = &expected.pictures[0];
+    let encoded = |pipeline: &Pipeline| pipeline.encode(picture).expect("encoded");
+    assert_eq!(encoded(&single).array(), encoded(&whole).array());
+}
+
+#[test]
+fn a_checkpoint_with_the_sizes_of_another_model_is_refused_with_the_tensor() {
+    let file = values().join("model_ldm.safetensors");
+    let error = Pipeline::builder().device("cpu").open(&file).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("model_ldm.safetensors"), "{message}");
+    let error = Pipeline::builder()
+        .config(folder())
+        .open(folder())
+        .unwrap_err();
+    assert!(error.to_string().contains("config folder"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_whole_model_says_what_to_name_instead() {
+    let part = folder().join("unet/diffusion_pytorch_model.safetensors");
+    let message = Pipeline::from_pretrained(part).unwrap_err().to_string();
+    assert!(
+        message.contains("name the folder of the whole model"),
+        "{message}"
+    );
+}

@@ -1,9 +1,9 @@
-//! `latent inspect`: what is in a model folder or a weights file.
+//! `latent inspect`: what is in a model folder, a checkpoint of one file, or a weights file.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use latent::models::{Conditioning, FileSource, ModelFolder};
+use latent::models::{Conditioning, FileSource, ModelError, ModelFolder};
 use latent_formats::Weights;
 use serde::Serialize;
 
@@ -11,15 +11,22 @@ use crate::commands::open;
 use crate::fault::Fault;
 use crate::terminal::{Terminal, thousands};
 
-/// Show what is in a model folder or a weights file.
+/// Show what is in a model folder, a checkpoint of one file, or a weights file.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   latent inspect                                 the built-in model
   latent inspect ./stable-diffusion-v1-5 --json
-  latent inspect model.safetensors               every tensor")]
+  latent inspect v1-5-pruned.safetensors         a checkpoint that holds a whole model
+  latent inspect model.safetensors --tensors     every tensor")]
 pub(crate) struct Inspect {
     /// A model folder in diffusers layout, or a weights file [default: the built-in model].
     path: Option<PathBuf>,
+    /// For a checkpoint of one file: a folder in diffusers layout that has its sizes, tokenizer and scheduler.
+    #[arg(long, value_name = "DIR", requires = "path")]
+    config: Option<PathBuf>,
+    /// List the tensors of a file; so is every file that holds no whole model.
+    #[arg(long, requires = "path")]
+    tensors: bool,
 }
 
 /// What a folder holds.
@@ -53,17 +60,27 @@ struct Part {
 
 impl Inspect {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
+        let config = self.config.as_deref();
         match &self.path {
-            Some(path) if path.is_file() => tensors(path, terminal),
-            path => model(path.as_deref(), terminal),
+            Some(path) if self.tensors || is_bare_weights(path) => tensors(path, terminal),
+            path => model(path.as_deref(), config, terminal),
         }
     }
 }
 
-fn model(path: Option<&Path>, terminal: &Terminal) -> Result<(), Fault> {
-    let folder = open::folder(path)?;
+/// Whether it is a weights file that is not a whole model.
+fn is_bare_weights(path: &Path) -> bool {
+    path.is_file()
+        && matches!(
+            ModelFolder::open_file(path, None),
+            Err(ModelError::SingleFile { .. })
+        )
+}
+
+fn model(path: Option<&Path>, config: Option<&Path>, terminal: &Terminal) -> Result<(), Fault> {
+    let folder = open::folder(path, config)?;
     let report = Report {
-        path: folder.files().path().to_owned(),
+        path: path.unwrap_or(folder.files().path()).to_owned(),
         family: folder.family().name,
         pipeline: folder.index().class_name.clone(),
         conditioning: match folder.conditioning() {
@@ -103,6 +120,10 @@ fn parts(folder: &ModelFolder) -> Result<Vec<Part>, Fault> {
 }
 
 fn weights(files: &FileSource) -> Result<Option<Weights>, Fault> {
+    if let Some(weights) = files.single_file_weights() {
+        // Parts without a network, such as the tokenizer, have none.
+        return Ok((weights.len() > 0).then_some(weights));
+    }
     let Some(name) = WEIGHTS.iter().find(|name| files.has(name)) else {
         return Ok(None);
     };

@@ -15,7 +15,10 @@ use crate::terminal::Terminal;
 /// When the model or the device cannot be opened.
 pub(crate) fn pipeline(model: &Model, terminal: &Terminal) -> Result<Pipeline, Fault> {
     let spinner = terminal.spinner("opening the model");
-    let builder = builder(&model.compute);
+    let mut builder = builder(&model.compute);
+    if let Some(config) = &model.config {
+        builder = builder.config(config);
+    }
     let opened = match &model.model {
         Some(folder) => builder.open(folder),
         None => builder.builtin(),
@@ -45,13 +48,13 @@ pub(crate) fn precision(flag: PrecisionFlag) -> Option<Precision> {
     }
 }
 
-/// The model folder at `path`, or the built-in model.
+/// The model at `path`, or the built-in one.
 ///
 /// # Errors
 /// When there is none, or it is broken.
-pub(crate) fn folder(path: Option<&Path>) -> Result<ModelFolder, Fault> {
+pub(crate) fn folder(path: Option<&Path>, config: Option<&Path>) -> Result<ModelFolder, Fault> {
     match path {
-        Some(path) => Ok(ModelFolder::open(path)?),
+        Some(path) => Ok(latent::open_folder(path, config)?),
         None => Ok(latent::builtin_folder()?),
     }
 }
@@ -61,10 +64,10 @@ pub(crate) fn folder(path: Option<&Path>) -> Result<ModelFolder, Fault> {
 /// # Errors
 /// When the model cannot be opened or reads no words.
 pub(crate) fn tokenizer(model: &Model) -> Result<ClipTokenizer, Fault> {
-    let folder = folder(model.model.as_deref())?;
+    let folder = folder(model.model.as_deref(), model.config.as_deref())?;
     folder.tokenizer()?.ok_or_else(|| {
         let what = format!("`{}` reads no words", folder.files().path().display());
-        Fault::input(what).hint("name a model with a text encoder with `--model DIR`")
+        Fault::input(what).hint("name a model with a text encoder with `--model PATH`")
     })
 }
 

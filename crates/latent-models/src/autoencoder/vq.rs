@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use latent_formats::Dtype;
 use latent_nn::layers::{Conv2d, Embedding};
 use latent_nn::{Compute, Init, ops, to_host};
@@ -172,7 +172,13 @@ impl VqModel {
     /// Index of the nearest code of each row of `z [m, c]`, as a tensor `[1, m]` and on the host.
     fn nearest(&self, z: Tensor<2>) -> (Tensor<2, Int>, Vec<u32>) {
         let rows = z.dims()[0];
-        let codes = self.quantize.embedding.weight.val().detach();
+        let codes = self
+            .quantize
+            .embedding
+            .weight
+            .val()
+            .detach()
+            .cast(FloatDType::F32);
         // |z - e|^2 without |z|^2, which is the same for all codes of a row.
         let lengths = codes.clone().powf_scalar(2.0).sum_dim(1).transpose();
         let distances = lengths - z.matmul(codes.transpose()).mul_scalar(2.0);

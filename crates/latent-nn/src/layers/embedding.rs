@@ -1,7 +1,7 @@
 //! A table of vectors.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, module};
+use burn::tensor::{FloatDType, Int, Tensor, module};
 
 use crate::Init;
 
@@ -28,7 +28,8 @@ impl Embedding {
     /// # Panics
     /// If an id is not below the table's size.
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        module::embedding(self.weight.val(), ids)
+        // The table may still have the type of its file; only the rows that are looked up are widened.
+        module::embedding(self.weight.val(), ids).cast(FloatDType::F32)
     }
 
     /// The first `count` vectors `[count, width]`, such as those of positions.
@@ -37,6 +38,9 @@ impl Embedding {
     /// If the table is shorter.
     pub fn first(&self, count: usize) -> Tensor<2> {
         let width = self.weight.dims()[1];
-        self.weight.val().slice([0..count, 0..width])
+        self.weight
+            .val()
+            .slice([0..count, 0..width])
+            .cast(FloatDType::F32)
     }
 }

@@ -1,6 +1,5 @@
 //! The CPU: every operation on borrowed slices of Flex tensors, results moved into new ones without a copy.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
@@ -75,31 +74,35 @@ fn conv_shape(x: [usize; 4], co: usize, kernel: [usize; 2], options: &ConvOption
     }
 }
 
-/// Values of a weight that may still have the type of its file.
-fn in_f32(weight: &Cpu) -> Cow<'_, [f32]> {
+/// Calls `pack` with the values of a weight that may still have the type of its file.
+fn with_f32<R>(weight: &Cpu, pack: impl FnOnce(&[f32]) -> R) -> R {
     fn widened<T: Element + bytemuck::Pod>(
         weight: &Cpu,
         widen: impl Fn(&[T], &mut [f32]) + Sync,
-    ) -> Cow<'static, [f32]> {
+    ) -> Buffer {
         let Some(from) = weight.as_slice::<T>() else {
             panic!("a dense weight is needed, found {weight:?}")
         };
-        let mut values = vec![0.0; from.len()];
+        let mut values = Buffer::unset(from.len());
         values
             .par_chunks_mut(CHUNK)
             .zip(from.par_chunks(CHUNK))
             .for_each(|(values, from)| widen(from, values));
-        Cow::Owned(values)
+        values
     }
     match weight.dtype() {
-        DType::F16 => widened(weight, <[f16]>::convert_to_f32_slice),
-        DType::BF16 => widened(weight, <[bf16]>::convert_to_f32_slice),
-        _ => Cow::Borrowed(values(weight)),
+        DType::F16 => pack(&widened(weight, <[f16]>::convert_to_f32_slice)),
+        DType::BF16 => pack(&widened(weight, <[bf16]>::convert_to_f32_slice)),
+        _ => pack(values(weight)),
     }
 }
 
 fn packed_conv(weight: &Cpu, shape: &ConvShape, options: &ConvOptions) -> Arc<PackedConv> {
-    let pack = || Arc::new(PackedConv::pack(&in_f32(weight), shape, options.precision));
+    let pack = || {
+        with_f32(weight, |w| {
+            Arc::new(PackedConv::pack(w, shape, options.precision))
+        })
+    };
     if options.weight_use == WeightUse::Once {
         return pack();
     }
@@ -117,7 +120,11 @@ fn packed_conv(weight: &Cpu, shape: &ConvShape, options: &ConvOptions) -> Arc<Pa
 
 fn packed_matrix(weight: &Cpu, options: &LinearOptions) -> Arc<PackedMatrix> {
     let [n, k] = weight.shape().dims();
-    let pack = || Arc::new(PackedMatrix::pack(&in_f32(weight), n, k, options.precision));
+    let pack = || {
+        with_f32(weight, |w| {
+            Arc::new(PackedMatrix::pack(w, n, k, options.precision))
+        })
+    };
     if options.weight_use == WeightUse::Once {
         return pack();
     }

@@ -16,12 +16,14 @@ pub(crate) mod pack;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
+pub use buffers::release_buffers;
 pub use functions::{
     ConvArguments, activation, add, attention, concat, conv2d, geglu, gelu, group_norm, layer_norm,
     linear, quick_gelu, silu, to_nchw, to_nhwc, upsample_nearest,
 };
 pub use latent_kernels::Activation;
 pub use options::{AttentionOptions, ConvOptions, GroupNormOptions, LinearOptions, WeightUse};
+pub use pack::forget_packed;
 
 /// An optional tensor argument of an operation.
 #[derive(Clone, Debug, ExtensionType)]

@@ -5,14 +5,17 @@
 //! (`Arc::make_mut`) and thereby kills the entry, and so does dropping the weight.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
 use latent_kernels::{PackedConv, PackedMatrix, Precision};
 
 use crate::parameters::Stored;
+use crate::training::is_host;
 
 /// What a weight was packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +107,25 @@ fn release(address: usize) {
     {
         stored.release();
     }
+}
+
+/// Drops the packed copies of a module's weights; the next use packs them again.
+pub fn forget_packed<M: Module>(module: &M) {
+    struct Addresses(HashSet<usize>);
+    impl ModuleVisitor for Addresses {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if is_host(&param.device())
+                && let Ok(weight) = param.val().without_autodiff().try_into_primitive::<Flex>()
+            {
+                let storage: Arc<Storage> = weight.data_arc();
+                self.0.insert(Arc::as_ptr(&storage).cast::<()>() as usize);
+            }
+        }
+    }
+    let mut addresses = Addresses(HashSet::new());
+    module.visit(&mut addresses);
+    let mut entries = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    entries.retain(|(address, ..), _| !addresses.0.contains(address));
 }
 
 fn lookup(key: Key) -> Option<Packed> {

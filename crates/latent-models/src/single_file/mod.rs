@@ -1,0 +1,130 @@
+//! Checkpoints that hold a whole model in one file, under the names of the code that trained it.
+//!
+//! A checkpoint has weights only. Sizes, tokenizer and scheduler come from a diffusers folder, or for the common
+//! families from files inside the program; the weights are shown to the parts under diffusers' names, where they lie.
+
+mod ldm;
+
+use std::path::Path;
+
+use latent_formats::Weights;
+
+use crate::error::{ModelError, Result};
+
+/// What Stable Diffusion 1.x has beside its weights.
+pub(crate) const SD1: &[(&str, &[u8])] = &[
+    (
+        "model_index.json",
+        include_bytes!("../../assets/sd1/model_index.json"),
+    ),
+    (
+        "unet/config.json",
+        include_bytes!("../../assets/sd1/unet/config.json"),
+    ),
+    (
+        "vae/config.json",
+        include_bytes!("../../assets/sd1/vae/config.json"),
+    ),
+    (
+        "text_encoder/config.json",
+        include_bytes!("../../assets/sd1/text_encoder/config.json"),
+    ),
+    (
+        "scheduler/scheduler_config.json",
+        include_bytes!("../../assets/sd1/scheduler/scheduler_config.json"),
+    ),
+    (
+        "tokenizer/vocab.json",
+        include_bytes!("../../assets/sd1/tokenizer/vocab.json"),
+    ),
+    (
+        "tokenizer/merges.txt",
+        include_bytes!("../../assets/sd1/tokenizer/merges.txt"),
+    ),
+    (
+        "tokenizer/tokenizer_config.json",
+        include_bytes!("../../assets/sd1/tokenizer/tokenizer_config.json"),
+    ),
+    (
+        "tokenizer/special_tokens_map.json",
+        include_bytes!("../../assets/sd1/tokenizer/special_tokens_map.json"),
+    ),
+];
+
+/// The weights of a whole model.
+#[derive(Debug)]
+pub(crate) struct SingleFile {
+    weights: Weights,
+    sizes: ldm::Sizes,
+}
+
+/// A tensor that only one kind of checkpoint has, and why that kind is not opened.
+const STRANGERS: &[(&str, &str)] = &[
+    (
+        "conditioner.embedders.1.model.ln_final.weight",
+        "is a Stable Diffusion XL checkpoint, which Latent does not draw with yet",
+    ),
+    (
+        "conditioner.embedders.0.model.ln_final.weight",
+        "is a Stable Diffusion XL refiner, which Latent does not draw with yet",
+    ),
+    (
+        "cond_stage_model.model.ln_final.weight",
+        "is a Stable Diffusion 2.x checkpoint, whose text encoder is read from diffusers folders only; \
+         convert it to a folder with diffusers",
+    ),
+    (
+        "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight",
+        "is a Stable Diffusion 3 checkpoint, which Latent does not draw with yet",
+    ),
+    (
+        "double_blocks.0.img_attn.qkv.weight",
+        "is a FLUX transformer, which Latent does not draw with yet",
+    ),
+];
+
+impl SingleFile {
+    /// Opens a checkpoint and finds out what it is.
+    ///
+    /// # Errors
+    /// [`ModelError::Format`]; [`ModelError::SingleFile`] if it is not of a kind that is opened.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let weights = Weights::open(path)?;
+        let refuse = |reason: &str| ModelError::SingleFile {
+            path: path.to_path_buf(),
+            reason: reason.to_owned(),
+        };
+        if let Some((_, reason)) = STRANGERS.iter().find(|(key, _)| weights.contains(key)) {
+            return Err(refuse(reason));
+        }
+        if weights.contains("conv_in.weight")
+            || weights.contains("down_blocks.0.resnets.0.conv1.weight")
+        {
+            return Err(refuse(
+                "holds one part of a model in diffusers' layout; name the folder of the whole model",
+            ));
+        }
+        match weights.describe(ldm::FIRST) {
+            None => Err(refuse(
+                "holds no model that Latent knows; it opens Stable Diffusion 1.x checkpoints in their authors' layout, \
+                 and folders in diffusers' layout",
+            )),
+            Some((_, [_, 9, ..])) => Err(refuse(
+                "is an inpainting checkpoint (its first layer takes 9 channels), which Latent does not draw with yet",
+            )),
+            Some((_, [_, 8, ..])) => Err(refuse(
+                "is an edit-by-instruction checkpoint (its first layer takes 8 channels), which Latent does not draw with yet",
+            )),
+            Some(_) => Ok(Self {
+                sizes: ldm::Sizes::of(&weights),
+                weights,
+            }),
+        }
+    }
+
+    /// The weights of one part, `unet`, `vae` or `text_encoder`, under diffusers' names.
+    pub(crate) fn part(&self, name: &str) -> Weights {
+        self.weights
+            .renamed(|key| self.sizes.diffusers_name(name, key))
+    }
+}
