@@ -40,7 +40,7 @@ enum What {
 
 #[derive(Debug, Args)]
 struct Build {
-    /// Part of the set: all of it, core (6,845 pictures), first (701 pictures of 84 things).
+    /// Part of the set: all of it, core (6,845 pictures), first (the 84 things people try first, and some to measure by).
     #[arg(long, value_name = "PROFILE", default_value = "all")]
     profile: String,
     /// Kinds of pictures in place of the profile's own, as in white,recolor,pair.

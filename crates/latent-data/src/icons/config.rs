@@ -3,8 +3,8 @@
 use sha2::{Digest, Sha256};
 
 use super::recipe::{self, Kind, Recipe};
-use super::split::is_showcase;
-use super::tables::STYLES;
+use super::split::{self, is_showcase};
+use super::tables::{Concept, STYLES};
 use crate::DataError;
 
 /// Scenes of the set as it was published.
@@ -22,7 +22,8 @@ pub enum Profile {
     /// One thing on white, in its own or another colour, in the styles 3d, flat, cartoon and sticker, no people:
     /// what two CPU cores learn in a night.
     Core,
-    /// The core's pictures of the 84 things people try first: what two CPU cores learn in an hour.
+    /// The core's pictures of the 84 things people try first, and of the animals, plants and foods of which a style
+    /// is held out, so that new combinations can be measured: what two CPU cores learn in an hour.
     First,
 }
 
@@ -58,7 +59,7 @@ impl Profile {
 
     fn has(self, recipe: &Recipe) -> bool {
         let core = || {
-            matches!(recipe.style.key, "3d" | "flat" | "cartoon" | "sticker")
+            CORE_STYLES.contains(&recipe.style.key)
                 && recipe
                     .objects
                     .iter()
@@ -72,10 +73,21 @@ impl Profile {
                     && recipe
                         .objects
                         .iter()
-                        .all(|object| is_showcase(object.concept))
+                        .all(|object| is_showcase(object.concept) || is_measured(object.concept))
             }
         }
     }
+}
+
+/// Styles of the core.
+const CORE_STYLES: [&str; 4] = ["3d", "flat", "cartoon", "sticker"];
+
+/// Whether it is an animal, a plant or a food of which one of the core's styles is held out.
+fn is_measured(concept: &Concept) -> bool {
+    matches!(concept.group, "animals-nature" | "food-drink")
+        && CORE_STYLES
+            .iter()
+            .any(|style| split::combination(concept, style))
 }
 
 /// What is built.
@@ -258,8 +270,16 @@ mod tests {
         let mut concepts: Vec<&str> = first.iter().map(|r| r.objects[0].concept.id).collect();
         concepts.sort_unstable();
         concepts.dedup();
-        assert_eq!(concepts.len(), 84);
-        assert!(first.iter().any(|recipe| recipe.held_out));
+        let shown = |id: &&str| is_showcase(crate::icons::tables::tables().concept(id));
+        assert_eq!(concepts.iter().copied().filter(shown).count(), 84);
+        // Every other thing is there because a style of it is held out.
+        for id in concepts.iter().copied().filter(|id| !shown(id)) {
+            let held = |recipe: &&Recipe| {
+                recipe.kind == Kind::White && recipe.held_out && recipe.objects[0].concept.id == id
+            };
+            assert!(first.iter().any(|recipe| held(&recipe)), "{id}");
+        }
+        assert!(concepts.len() > 84);
     }
 
     #[test]
