@@ -85,7 +85,7 @@ pub(crate) enum PrecisionFlag {
 /// Which model to open.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Model {
-    /// A model folder in diffusers layout, or a Stable Diffusion 1.x checkpoint of one file [default: the built-in model].
+    /// A model folder in diffusers layout, or a Stable Diffusion checkpoint of one file [default: the built-in model].
     #[arg(long, short, value_name = "PATH", env = "LATENT_MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// For a checkpoint of one file: a folder in diffusers layout that has its sizes, tokenizer and scheduler.

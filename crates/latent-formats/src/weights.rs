@@ -71,6 +71,25 @@ impl Entry {
         self.shape.iter().product::<usize>() * self.dtype.size()
     }
 
+    /// Run `which` of `count` equal runs of rows; `None` if the rows do not fall into so many.
+    fn rows(&self, (which, count): (usize, usize)) -> Option<Self> {
+        if count == 1 {
+            return Some(self.clone());
+        }
+        let rows = *self.shape.first()?;
+        if count == 0 || which >= count || !rows.is_multiple_of(count) {
+            return None;
+        }
+        let step = match &self.strides {
+            Some(strides) => strides[0],
+            None => self.shape[1..].iter().product(),
+        };
+        let mut part = self.clone();
+        part.shape[0] = rows / count;
+        part.offset += which * part.shape[0] * step * self.dtype.size();
+        Some(part)
+    }
+
     fn bytes<'a>(&self, file: &'a [u8]) -> Cow<'a, [u8]> {
         match &self.strides {
             None => Cow::Borrowed(&file[self.offset..self.offset + self.byte_len()]),
@@ -95,6 +114,25 @@ impl Entry {
             }
         }
         out
+    }
+}
+
+/// A tensor's other name, or the name of a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    /// The new name.
+    pub name: String,
+    /// Which of how many equal runs of rows it names; `(0, 1)` for the whole tensor.
+    pub rows: (usize, usize),
+}
+
+impl Renamed {
+    /// Another name of a whole tensor.
+    pub fn whole(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            rows: (0, 1),
+        }
     }
 }
 
@@ -220,17 +258,21 @@ impl Weights {
         Ok(whole)
     }
 
-    /// The tensors for which `rename` has a name, under that name. Nothing is copied.
+    /// The tensors for which `rename` has names, under those names. Nothing is copied.
     #[must_use]
-    pub fn renamed(&self, rename: impl Fn(&str) -> Option<String>) -> Self {
-        let renamed = self
-            .entries
-            .iter()
-            .filter_map(|(name, entry)| Some((rename(name)?, entry.clone())));
+    pub fn renamed(&self, rename: impl Fn(&str) -> Vec<Renamed>) -> Self {
+        let mut entries = BTreeMap::new();
+        for (name, (file, entry)) in &self.entries {
+            for renamed in rename(name) {
+                if let Some(entry) = entry.rows(renamed.rows) {
+                    entries.insert(renamed.name, (*file, entry));
+                }
+            }
+        }
         Self {
             path: self.path.clone(),
             files: self.files.clone(),
-            entries: renamed.collect(),
+            entries,
             metadata: self.metadata.clone(),
         }
     }

@@ -60,7 +60,15 @@ impl ModelFolder {
         let file = SingleFile::open(path)?;
         let files = match config {
             Some(folder) => FileSource::folder(folder),
-            None => FileSource::memory(SD1, &path.to_string_lossy()),
+            None => match file.lacks() {
+                None => FileSource::memory(SD1, &path.to_string_lossy()),
+                Some(reason) => {
+                    return Err(ModelError::SingleFile {
+                        path: path.to_path_buf(),
+                        reason: reason.to_owned(),
+                    });
+                }
+            },
         };
         Self::from_source(files.with_weights(file))
     }

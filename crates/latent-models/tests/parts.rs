@@ -5,9 +5,9 @@ mod common;
 use burn::tensor::Tensor;
 use common::{Expected, compute, fixture};
 use latent_models::{
-    Autoencoder, AutoencoderKl, ClipTextModel, UNet2dCondition, UNetCondition, VqModel,
+    Autoencoder, AutoencoderKl, ClipTextModel, ModelFolder, UNet2dCondition, UNetCondition, VqModel,
 };
-use latent_nn::ops;
+use latent_nn::{export_parameters, ops};
 
 const STABLE_DIFFUSION: [&str; 2] = ["sd1-tiny", "sd2-tiny"];
 
@@ -153,4 +153,33 @@ fn the_autoencoder_with_a_codebook_meets_diffusers() {
     assert_eq!(found.indices, expected.integers("indices"));
     expected.check("quantized", found.quantized);
     expected.check("decoded", model.decode(latents));
+}
+
+/// The same weights under the names and in the packing of the code that trained Stable Diffusion 2, one text layer more.
+#[test]
+fn a_checkpoint_of_stable_diffusion_2_has_the_parameters_of_its_folder() {
+    let folder = fixture("sd2-tiny");
+    let whole = ModelFolder::open(&folder).unwrap();
+    let single =
+        ModelFolder::open_file(&folder.join("model_ldm.safetensors"), Some(&folder)).unwrap();
+    let texts = [&whole, &single].map(|model| model.text_encoder(&compute()).unwrap().unwrap());
+    assert_eq!(export_parameters(&texts[0]), export_parameters(&texts[1]));
+    let unets = [&whole, &single].map(|model| model.unet(&compute()).unwrap());
+    assert_eq!(export_parameters(&unets[0]), export_parameters(&unets[1]));
+    let latents = [&whole, &single].map(|model| {
+        let autoencoder = model.autoencoder(&compute()).unwrap();
+        let picture = compute().tensor(vec![0.25; 3 * 32 * 32], [1, 3, 32, 32]);
+        latent_nn::to_host(autoencoder.latents(picture).0)
+    });
+    assert_eq!(latents[0], latents[1]);
+}
+
+#[test]
+fn a_checkpoint_of_stable_diffusion_2_is_not_drawn_with_on_a_guess() {
+    let file = fixture("sd2-tiny").join("model_ldm.safetensors");
+    let message = ModelFolder::open_file(&file, None).unwrap_err().to_string();
+    assert!(
+        message.contains("noise or velocity") && message.contains("--config"),
+        "{message}"
+    );
 }

@@ -122,7 +122,7 @@ fn parts(folder: &ModelFolder) -> Result<Vec<Part>, Fault> {
 fn weights(files: &FileSource) -> Result<Option<Weights>, Fault> {
     if let Some(weights) = files.single_file_weights() {
         // Parts without a network, such as the tokenizer, have none.
-        return Ok((weights.len() > 0).then_some(weights));
+        return Ok((!weights.is_empty()).then_some(weights));
     }
     let Some(name) = WEIGHTS.iter().find(|name| files.has(name)) else {
         return Ok(None);

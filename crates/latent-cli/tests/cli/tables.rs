@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{run, text, tiny_model};
+use crate::support::{run, text, tiny_model, tiny_runs};
 
 #[test]
 fn every_sampler_has_a_line_and_a_json_line() {
@@ -108,6 +108,52 @@ fn a_folder_is_shown_with_its_parts() {
     assert!(
         shown.contains("UNet2DConditionModel") && shown.contains("up to 75 tokens"),
         "{shown}"
+    );
+}
+
+#[test]
+fn a_checkpoint_of_one_file_is_shown_and_draws_with_the_sizes_of_a_folder() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (config, picture) = (tiny_model(), place.path().join("a.png"));
+    for name in ["model_ldm.safetensors", "model_ldm.ckpt"] {
+        let file = tiny_runs().join(name);
+        let shown = run(["inspect", text(&file), "--config", text(&config), "--json"]).fine();
+        let parts = shown.json()[0]["parts"].as_array().map(Vec::len);
+        assert_eq!(parts, Some(3), "{name}");
+        let drawn = run([
+            "generate",
+            "a cat",
+            "--model",
+            text(&file),
+            "--config",
+            text(&config),
+            "--steps",
+            "2",
+            "--width",
+            "64",
+            "--height",
+            "64",
+            "-o",
+            text(&picture),
+        ]);
+        drawn.fine();
+        assert!(picture.is_file(), "{name}");
+    }
+    // Without the folder it is taken for the size that people have, and the first tensor that is not is named.
+    let file = tiny_runs().join("model_ldm.safetensors");
+    let refused = run([
+        "generate",
+        "a cat",
+        "--model",
+        text(&file),
+        "-o",
+        text(&picture),
+    ]);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("model_ldm.safetensors"),
+        "{}",
+        refused.stderr
     );
 }
 

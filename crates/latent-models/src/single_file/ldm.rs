@@ -1,4 +1,4 @@
-//! Names of the latent diffusion code, in which Stable Diffusion 1.x was published, as diffusers' names.
+//! Names of the latent diffusion code, in which Stable Diffusion 1.x and 2.x were published, as diffusers' names.
 //!
 //! Source: the tensors' names in `v1-5-pruned.safetensors`; diffusers' `convert_ldm_unet_checkpoint` and
 //! `convert_ldm_vae_checkpoint` map the same way.
@@ -147,7 +147,7 @@ fn residual(name: &str) -> String {
 }
 
 /// `name` with the beginning that a row of `table` replaces.
-fn replaced(name: &str, table: &[(&str, &str)]) -> Option<String> {
+pub(super) fn replaced(name: &str, table: &[(&str, &str)]) -> Option<String> {
     table.iter().find_map(|(theirs, ours)| {
         let rest = name.strip_prefix(theirs)?;
         Some(format!("{ours}{rest}"))

@@ -4,12 +4,14 @@
 //! families from files inside the program; the weights are shown to the parts under diffusers' names, where they lie.
 
 mod ldm;
+mod open_clip;
 
 use std::path::Path;
 
-use latent_formats::Weights;
+use latent_formats::{Renamed, Weights};
 
 use crate::error::{ModelError, Result};
+use open_clip::OpenClip;
 
 /// What Stable Diffusion 1.x has beside its weights.
 pub(crate) const SD1: &[(&str, &[u8])] = &[
@@ -56,6 +58,8 @@ pub(crate) const SD1: &[(&str, &[u8])] = &[
 pub(crate) struct SingleFile {
     weights: Weights,
     sizes: ldm::Sizes,
+    /// For Stable Diffusion 2.x, whose text encoder is OpenCLIP's.
+    open_clip: Option<OpenClip>,
 }
 
 /// A tensor that only one kind of checkpoint has, and why that kind is not opened.
@@ -67,11 +71,6 @@ const STRANGERS: &[(&str, &str)] = &[
     (
         "conditioner.embedders.0.model.ln_final.weight",
         "is a Stable Diffusion XL refiner, which Latent does not draw with yet",
-    ),
-    (
-        "cond_stage_model.model.ln_final.weight",
-        "is a Stable Diffusion 2.x checkpoint, whose text encoder is read from diffusers folders only; \
-         convert it to a folder with diffusers",
     ),
     (
         "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight",
@@ -106,7 +105,7 @@ impl SingleFile {
         }
         match weights.describe(ldm::FIRST) {
             None => Err(refuse(
-                "holds no model that Latent knows; it opens Stable Diffusion 1.x checkpoints in their authors' layout, \
+                "holds no model that Latent knows; it opens Stable Diffusion 1.x and 2.x checkpoints in their authors' layout, \
                  and folders in diffusers' layout",
             )),
             Some((_, [_, 9, ..])) => Err(refuse(
@@ -117,6 +116,7 @@ impl SingleFile {
             )),
             Some(_) => Ok(Self {
                 sizes: ldm::Sizes::of(&weights),
+                open_clip: OpenClip::of(&weights),
                 weights,
             }),
         }
@@ -124,7 +124,20 @@ impl SingleFile {
 
     /// The weights of one part, `unet`, `vae` or `text_encoder`, under diffusers' names.
     pub(crate) fn part(&self, name: &str) -> Weights {
-        self.weights
-            .renamed(|key| self.sizes.diffusers_name(name, key))
+        self.weights.renamed(|key| match (name, &self.open_clip) {
+            ("text_encoder", Some(text)) => text.transformers_names(key),
+            _ => {
+                let name = self.sizes.diffusers_name(name, key);
+                name.map(Renamed::whole).into_iter().collect()
+            }
+        })
+    }
+
+    /// Why it cannot be drawn with unless a folder says more; `None` if it can.
+    pub(crate) fn lacks(&self) -> Option<&'static str> {
+        self.open_clip.as_ref().map(|_| {
+            "is a Stable Diffusion 2.x checkpoint, and does not say whether it predicts noise or velocity; name a \
+             diffusers folder of its kind with `--config`"
+        })
     }
 }

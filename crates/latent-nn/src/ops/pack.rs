@@ -88,8 +88,9 @@ pub(crate) fn cached(
 }
 
 /// What weights that lie in files are told once they are packed, by their storage's address as in [`CACHE`].
-static SOURCES: LazyLock<Mutex<HashMap<usize, (Weak<Storage>, Arc<dyn Stored>)>>> =
-    LazyLock::new(Mutex::default);
+static SOURCES: LazyLock<Mutex<Sources>> = LazyLock::new(Mutex::default);
+
+type Sources = HashMap<usize, (Weak<Storage>, Arc<dyn Stored>)>;
 
 /// Has `stored` release its memory whenever `weight`, whose values it holds, was packed.
 pub(crate) fn on_packed(weight: &FloatTensor<Flex>, stored: Arc<dyn Stored>) {

@@ -423,7 +423,7 @@ impl ModuleMapper for Mapper<'_> {
         };
         let step = match (self.directions.remove(&path), self.grads.take(&path)) {
             (Some(direction), _) => Along::Direction(direction),
-            (None, Some(gradient)) => Along::Gradient(gradient),
+            (None, Some(gradient)) => Along::Gradient(Box::new(gradient)),
             (None, None) => return param,
         };
         if self.update.average_decay.is_some() && memory.average.is_none() {
@@ -436,7 +436,7 @@ impl ModuleMapper for Mapper<'_> {
 /// What a parameter is moved against.
 enum Along {
     /// Its gradient, AdamW's way.
-    Gradient(Tensor<1>),
+    Gradient(Box<Tensor<1>>),
     /// Muon's direction.
     Direction(Vec<f32>),
 }
@@ -478,7 +478,7 @@ impl Update {
             (Along::Direction(_), None) => unreachable!("only Muon gives directions"),
             (Along::Gradient(gradient), _) => {
                 let (mean, square) = (&mut memory.mean, &mut memory.square);
-                let gradient = host_primitive(gradient);
+                let gradient = host_primitive(*gradient);
                 let g = values(&gradient);
                 self.rule.step(p, g, mean, square, average, self.grad_scale);
             }

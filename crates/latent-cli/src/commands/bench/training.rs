@@ -47,10 +47,24 @@ struct Measured {
     tflop_per_second: f64,
 }
 
-/// Forward and backward of the U-Net's batch, as PyTorch's own counter has it.
-const UNET_TFLOP: f64 = 0.5856;
-/// Likewise of the autoencoder's.
-const AUTOENCODER_TFLOP: f64 = 3.6523;
+/// A step to measure.
+struct Work {
+    network: &'static str,
+    batch: usize,
+    /// Forward and backward of the batch, as PyTorch's own counter has it.
+    tflop: f64,
+}
+
+const UNET: Work = Work {
+    network: "U-Net",
+    batch: 32,
+    tflop: 0.5856,
+};
+const AUTOENCODER: Work = Work {
+    network: "autoencoder",
+    batch: 8,
+    tflop: 3.6523,
+};
 
 impl Training {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
@@ -88,7 +102,6 @@ impl Training {
             ..UNet2dConditionConfig::default()
         };
         let model = UNet2dCondition::new(&config, &mut Init::seeded(compute, 7))?;
-        let batch = 32;
         let loss = |model: &UNet2dCondition, count: usize| {
             let noisy: Tensor<4> = compute.tensor(numbers(count * 1024), [count, 4, 16, 16]);
             let words = compute.tensor(numbers(count * 77 * 256), [count, 77, 256]);
@@ -97,7 +110,7 @@ impl Training {
                 model.forward(noisy.clone(), &timesteps, UNetCondition::Text(words)) - noisy;
             (error.clone() * error).mean()
         };
-        self.measure("U-Net", &model, batch, UNET_TFLOP, loss, compute)
+        self.measure(&UNET, &model, loss, compute)
     }
 
     fn autoencoder(&self, compute: &latent::Compute) -> Result<Measured, Fault> {
@@ -112,7 +125,6 @@ impl Training {
             ..AutoencoderKlConfig::default()
         };
         let model = AutoencoderKl::new(&config, &mut Init::seeded(compute, 7))?;
-        let batch = 8;
         let loss = |model: &AutoencoderKl, count: usize| {
             let pictures: Tensor<4> = compute.tensor(numbers(count * 49_152), [count, 3, 128, 128]);
             let noise: Tensor<4> = compute.tensor(numbers(count * 4096), [count, 4, 32, 32]);
@@ -122,26 +134,18 @@ impl Training {
             let kl = (moments.mean.clone() * moments.mean + spread).sum() * (0.5e-6 / count as f32);
             (again - pictures).abs().mean() + kl
         };
-        self.measure(
-            "autoencoder",
-            &model,
-            batch,
-            AUTOENCODER_TFLOP,
-            loss,
-            compute,
-        )
+        self.measure(&AUTOENCODER, &model, loss, compute)
     }
 
     /// `loss` of a copy of the model on so many pictures.
     fn measure<M: Module + Sync>(
         &self,
-        network: &'static str,
+        work: &Work,
         model: &M,
-        batch: usize,
-        tflop: f64,
         loss: impl Fn(&M, usize) -> Tensor<1> + Sync,
         compute: &latent::Compute,
     ) -> Result<Measured, Fault> {
+        let batch = work.batch;
         let passes = self.passes.unwrap_or_else(|| most_passes(compute));
         let side_by_side = SideBySide::new(passes, compute)
             .map_err(|error| Fault::new(Kind::Work, error.to_string()))?;
@@ -165,13 +169,13 @@ impl Training {
         seconds.sort_by(f64::total_cmp);
         let seconds = seconds[seconds.len() / 2];
         Ok(Measured {
-            network,
+            network: work.network,
             parameters: parameter_count(model),
             batch,
             passes,
             seconds,
             pictures_per_second: batch as f64 / seconds,
-            tflop_per_second: tflop / seconds,
+            tflop_per_second: work.tflop / seconds,
         })
     }
 }
