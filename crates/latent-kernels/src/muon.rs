@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::isa::Precision;
 use crate::linear::{PackedMatrix, linear};
+use crate::optimizer::average;
 use crate::pointwise::CHUNK;
 
 /// Rounds of the iteration, and its polynomial, which is steep at 0 so that few rounds do.
@@ -86,11 +87,7 @@ impl Muon {
             assert_eq!(ema.len(), len, "Muon: the average's length differs");
             ema.par_chunks_mut(CHUNK)
                 .zip(p.par_chunks(CHUNK))
-                .for_each(|(ema, p)| {
-                    for (ema, p) in ema.iter_mut().zip(p) {
-                        *ema += (1.0 - stays) * (p - *ema);
-                    }
-                });
+                .for_each(|(ema, p)| average(1.0 - stays, p, ema));
         }
     }
 }

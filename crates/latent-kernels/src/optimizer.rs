@@ -50,7 +50,8 @@ for_every_level! {
 }
 
 for_every_level! {
-    fn average(share: f32, p: &[f32], ema: &mut [f32]) {
+    /// Moves the average `ema` towards `p` by this share of the way.
+    pub(crate) fn average(share: f32, p: &[f32], ema: &mut [f32]) {
         for (ema, p) in ema.iter_mut().zip(p) {
             *ema += share * (p - *ema);
         }

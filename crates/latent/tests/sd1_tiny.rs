@@ -193,11 +193,17 @@ fn every_run_equals_diffusers() {
 /// weight fits in half precision, so the numbers are the same.
 #[test]
 fn a_checkpoint_of_one_file_draws_what_its_folder_draws_to_the_bit() {
-    let file = values().join("model_ldm.safetensors");
-    let open = || Pipeline::builder().device("cpu").precision(Precision::F32);
-    let single = open()
+    for name in ["model_ldm.safetensors", "model_ldm.ckpt"] {
+        draws_what_its_folder_draws(&values().join(name));
+    }
+}
+
+fn draws_what_its_folder_draws(file: &Path) {
+    let single = Pipeline::builder()
+        .device("cpu")
+        .precision(Precision::F32)
         .config(folder())
-        .open(&file)
+        .open(file)
         .expect("the checkpoint opens");
     let whole = pipeline();
     let run = &cases()["ddim"];

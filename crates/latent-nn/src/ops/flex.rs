@@ -443,7 +443,7 @@ impl LatentOps for Flex {
         let (x, dy, weight) = (dense(x), dense(dy), dense(weight));
         let channels = values(&weight).len();
         let mut dx = Buffer::unset(values(&x).len());
-        let (mut dweight, mut dbias) = (Buffer::unset(channels), Buffer::zeros(channels));
+        let (mut dweight, mut dbias) = (Buffer::unset(channels), Buffer::unset(channels));
         kernels::layer_norm_backward(
             values(&x),
             values(&dy),

@@ -39,3 +39,10 @@ impl Bench {
         }
     }
 }
+
+/// Input of about unit size, the same on every run.
+fn numbers(count: usize) -> Vec<f32> {
+    (0..count)
+        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
+        .collect()
+}

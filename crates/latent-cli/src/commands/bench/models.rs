@@ -13,6 +13,7 @@ use latent_nn::{Init, to_host};
 use serde::Serialize;
 
 use crate::args::Compute;
+use crate::commands::bench::numbers;
 use crate::commands::open;
 use crate::fault::Fault;
 use crate::terminal::Terminal;
@@ -170,10 +171,4 @@ fn vae() -> AutoencoderKlConfig {
         sample_size: 512,
         ..AutoencoderKlConfig::default()
     }
-}
-
-fn numbers(count: usize) -> Vec<f32> {
-    (0..count)
-        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
-        .collect()
 }

@@ -14,6 +14,7 @@ use latent_nn::{Init, parameter_count};
 use serde::Serialize;
 
 use crate::args::Compute;
+use crate::commands::bench::numbers;
 use crate::commands::open;
 use crate::fault::{Fault, Kind};
 use crate::terminal::Terminal;
@@ -201,10 +202,4 @@ fn passes(text: &str) -> Result<usize, String> {
         Ok(passes) if PASSES.contains(&passes) => Ok(passes),
         _ => Err("must be 1, 2, 4 or 8".into()),
     }
-}
-
-fn numbers(count: usize) -> Vec<f32> {
-    (0..count)
-        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
-        .collect()
 }
