@@ -211,6 +211,16 @@ impl Filled {
 /// Parameters of a text encoder whose memory is worth having back while the U-Net works.
 const LARGE: usize = 50_000_000;
 
+/// Gives back what a large text encoder holds beside its file once the words are read: packing the weights again for
+/// the next ones takes a tenth of a second.
+fn make_room(pipeline: &Pipeline) {
+    if let Some(text) = &pipeline.text
+        && parameter_count(&text.encoder) > LARGE
+    {
+        forget_packed(&text.encoder);
+    }
+}
+
 /// Draws everything that `request` asks for.
 pub(crate) fn draw(
     pipeline: &Pipeline,
@@ -223,12 +233,7 @@ pub(crate) fn draw(
     let at_once = (POSITIONS / (shape[1] * shape[2])).clamp(1, filled.seeds.len());
     let batches: Vec<&[u64]> = filled.seeds.chunks(at_once).collect();
     let told = Told::new(pipeline, request, &filled)?;
-    if let Some(text) = &pipeline.text
-        && parameter_count(&text.encoder) > LARGE
-    {
-        // The words are read. Packing the weights again for the next ones takes a tenth of a second.
-        forget_packed(&text.encoder);
-    }
+    make_room(pipeline);
     let total = plan.timesteps.len() * batches.len();
     let (mut finals, mut pictures) = (Vec::new(), Vec::new());
     for (index, seeds) in batches.iter().enumerate() {

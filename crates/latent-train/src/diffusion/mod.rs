@@ -54,13 +54,7 @@ pub fn train_diffusion(
     let frozen = Frozen::open(config, &plain)?;
     fits(config, &frozen, &pictures)?;
     let compute = plain.autodiff();
-    let model = UNet2dCondition::new(&config.unet, &mut Init::seeded(&compute, run.seed))?;
-    let mut trainee = Trainee::new("unet", model, &config.optimizer, run.steps, true);
-    if let Some(folder) = &run.init {
-        let path = part_of(folder, "unet").join("diffusion_pytorch_model.safetensors");
-        let weights = latent_formats::Weights::open(&path)?;
-        trainee.start_from(|path, shape| Ok(read_parameter(&weights, path, shape)?))?;
-    }
+    let trainee = trainee(config, &compute)?;
     let stopped = Finished {
         step: 0,
         complete: false,
@@ -94,6 +88,19 @@ pub fn train_diffusion(
         side_by_side,
     };
     train(&mut stage, config, options, selected.name, progress)
+}
+
+/// The U-Net to train, with new weights or those of the folder `run.init`.
+fn trainee(config: &DiffusionConfig, compute: &Compute) -> Result<Trainee<UNet2dCondition>> {
+    let run = &config.run;
+    let model = UNet2dCondition::new(&config.unet, &mut Init::seeded(compute, run.seed))?;
+    let mut trainee = Trainee::new("unet", model, &config.optimizer, run.steps, true);
+    if let Some(folder) = &run.init {
+        let path = part_of(folder, "unet").join("diffusion_pytorch_model.safetensors");
+        let weights = latent_formats::Weights::open(&path)?;
+        trainee.start_from(|path, shape| Ok(read_parameter(&weights, path, shape)?))?;
+    }
+    Ok(trainee)
 }
 
 /// What the U-Net will be told; `None` if the build of a cache was stopped.
