@@ -11,6 +11,10 @@ pub enum Precision {
     F32,
     /// Operands rounded to bf16, sums in f32.
     Bf16,
+    /// Operands of 8 bits: weights with a scale for each output channel, activations with one for each row of a
+    /// linear layer and each picture of a convolution. Sums are exact. For drawing: gradients and attention are
+    /// [`floating`](Self::floating).
+    Int8,
 }
 
 impl Precision {
@@ -20,6 +24,15 @@ impl Precision {
             Self::Bf16
         } else {
             Self::F32
+        }
+    }
+
+    /// The precision of products that are not made of bytes.
+    #[must_use]
+    pub fn floating(self) -> Self {
+        match self {
+            Self::Int8 => Self::best(),
+            Self::F32 | Self::Bf16 => self,
         }
     }
 }

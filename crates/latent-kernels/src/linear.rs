@@ -7,8 +7,11 @@ use rayon::prelude::*;
 use crate::conv::ConvShape;
 use crate::conv::weight::weight_gradient;
 use crate::isa::Precision;
-use crate::product::pack::{fill_panel, fill_panel_of_columns, fill_row, units};
-use crate::product::{PANEL, Panels, Part, Product, Row};
+use crate::product::int8::{Scales, fill_activations, largest};
+use crate::product::pack::{
+    fill_panel, fill_panel_of_bytes, fill_panel_of_columns, fill_row, units, values_per_unit,
+};
+use crate::product::{LANES, PANEL, Panels, Part, Product, Row};
 use crate::shared::{Output, Units, with_scratch};
 
 /// A weight `[n, k]`, packed for [`linear`].
@@ -18,6 +21,9 @@ pub struct PackedMatrix {
     n: usize,
     k: usize,
     precision: Precision,
+    /// Of bytes, by column, padded to whole vectors: its scale, and what the activations' offset adds to its sums.
+    scales: Vec<f32>,
+    offsets: Vec<i32>,
 }
 
 impl PackedMatrix {
@@ -27,6 +33,9 @@ impl PackedMatrix {
     /// If `w` has not `n * k` values.
     pub fn pack(w: &[f32], n: usize, k: usize, precision: Precision) -> Self {
         assert_eq!(w.len(), n * k, "a weight [{n}, {k}] has other values");
+        if precision == Precision::Int8 {
+            return Self::of_bytes(n, k, |j, values| values.copy_from_slice(&w[j * k..][..k]));
+        }
         Self::by_panel(n, k, precision, |first, panel| {
             let column = |j: usize| &w[j * k..][..k];
             fill_panel_of_columns(k, n, precision, column, first, panel);
@@ -34,11 +43,13 @@ impl PackedMatrix {
     }
 
     /// Packs the transpose of `w [k, n]`: `linear(dy, pack_transposed(w, ..))` is the gradient of a layer's input.
+    /// Gradients are [`floating`](Precision::floating).
     ///
     /// # Panics
     /// If `w` has not `n * k` values.
     pub fn pack_transposed(w: &[f32], n: usize, k: usize, precision: Precision) -> Self {
         assert_eq!(w.len(), n * k, "a weight [{k}, {n}] has other values");
+        let precision = precision.floating();
         Self::by_panel(n, k, precision, |first, panel| {
             let columns = (n - first).min(PANEL);
             fill_panel(
@@ -68,6 +79,31 @@ impl PackedMatrix {
             n,
             k,
             precision,
+            scales: Vec::new(),
+            offsets: Vec::new(),
+        }
+    }
+
+    /// `column(j, values)` writes the `k` values of every column, on all threads.
+    pub(crate) fn of_bytes(n: usize, k: usize, column: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let depth = units(k, Precision::Int8);
+        let padded = n.next_multiple_of(LANES);
+        let mut data = Units::zeros(Panels::group(n, depth));
+        let (mut scales, mut offsets) = (vec![0.0; padded], vec![0; padded]);
+        data.par_chunks_mut((PANEL * depth).max(1))
+            .zip(scales.par_chunks_mut(PANEL))
+            .zip(offsets.par_chunks_mut(PANEL))
+            .enumerate()
+            .for_each(|(i, ((panel, scales), offsets))| {
+                fill_panel_of_bytes([k, n], &column, i * PANEL, panel, scales, offsets);
+            });
+        Self {
+            data,
+            n,
+            k,
+            precision: Precision::Int8,
+            scales,
+            offsets,
         }
     }
 
@@ -76,6 +112,10 @@ impl PackedMatrix {
             data: &self.data,
             n: self.n,
             k: units(self.k, self.precision),
+            scales: (self.precision == Precision::Int8).then_some(Scales {
+                scales: &self.scales,
+                offsets: &self.offsets,
+            }),
         }
     }
 }
@@ -123,7 +163,7 @@ pub fn linear(
     );
     let bias = bias.map(|bias| {
         let mut padded = bias.to_vec();
-        padded.resize(n.next_multiple_of(crate::product::LANES), 0.0);
+        padded.resize(n.next_multiple_of(LANES), 0.0);
         padded
     });
     let most = MOST_UNITS / units(k, w.precision).max(1) / STEP * STEP;
@@ -171,22 +211,26 @@ impl Block<'_> {
         let depth = units(k, precision);
         with_scratch(|scratch| {
             scratch.a.grow(self.rows.len() * depth);
-            let x = &self.x[self.rows.start * k..self.rows.end * k];
-            if precision == Precision::F32 || k.is_multiple_of(2) {
-                fill_row(x, &mut scratch.a, precision);
-            } else {
-                for (x, units) in x.chunks_exact(k).zip(scratch.a.chunks_exact_mut(depth)) {
-                    fill_row(x, units, precision);
-                }
-            }
             scratch.rows.clear();
             scratch
                 .rows
                 .extend(self.rows.clone().enumerate().map(|(i, row)| Row {
                     a: i * depth,
                     c: row * n,
-                    bias: 0,
+                    ..Row::default()
                 }));
+            let x = &self.x[self.rows.start * k..self.rows.end * k];
+            if precision != Precision::Int8 && k.is_multiple_of(values_per_unit(precision)) {
+                fill_row(x, &mut scratch.a, precision);
+            } else {
+                let rows = scratch.rows.iter_mut().zip(x.chunks_exact(k));
+                for ((row, x), units) in rows.zip(scratch.a.chunks_exact_mut(depth)) {
+                    match precision {
+                        Precision::Int8 => row.scale = fill_activations(x, largest(x), units),
+                        _ => fill_row(x, units, precision),
+                    }
+                }
+            }
             let product = Product {
                 precision,
                 a: &scratch.a,

@@ -179,6 +179,83 @@ fn convolution_equals_its_definition() {
 }
 
 #[test]
+fn linear_in_bytes_equals_its_definition_for_every_tail() {
+    for (i, (m, k, n)) in [
+        (1, 1, 1),
+        (2, 3, 5),
+        (7, 33, 17),
+        (13, 64, 64),
+        (5, 66, 129),
+        (97, 130, 48),
+        (3, 7000, 70),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let seed = i as u32 * 10;
+        let (x, w) = (values(m * k, seed), values(n * k, seed + 1));
+        let (bias, residual) = (values(n, seed + 2), values(m * n, seed + 3));
+        let (in_rows, in_columns) = (naive::in_bytes(&x, k), naive::in_bytes(&w, k));
+        let mut expected = naive::product(&in_rows, &in_columns, k, Precision::F32);
+        for (i, expected) in expected.iter_mut().enumerate() {
+            *expected += f64::from(bias[i % n]) + f64::from(residual[i]);
+        }
+        let mut out = vec![f32::NAN; m * n];
+        let packed = PackedMatrix::pack(&w, n, k, Precision::Int8);
+        linear(&x, &packed, Some(&bias), Some(&residual), &mut out);
+        assert_near(&out, &expected, TOLERANCE, &format!("{m} {k} {n} in bytes"));
+    }
+}
+
+#[test]
+fn convolution_in_bytes_equals_its_definition() {
+    for s in shapes() {
+        let (picture, filter) = (s.h * s.w * s.ci, s.ci * s.kh * s.kw);
+        let (x, w) = (values(s.n * picture, 1), values(s.co * filter, 2));
+        let bias = values(s.co, 3);
+        let (in_pictures, in_filters) = (naive::in_bytes(&x, picture), naive::in_bytes(&w, filter));
+        let mut expected = naive::conv2d(&in_pictures, &in_filters, &s, Precision::F32);
+        for (i, expected) in expected.iter_mut().enumerate() {
+            *expected += f64::from(bias[i % s.co]);
+        }
+        let epilogue = Epilogue {
+            bias: Some(&bias),
+            ..Epilogue::default()
+        };
+        let mut out = vec![f32::NAN; expected.len()];
+        let packed = PackedConv::pack(&w, &s, Precision::Int8);
+        conv2d(&x, &packed, &s, &epilogue, &mut out);
+        // Weights of a doubled picture are summed before they are rounded: another rounding, of a 254th at most.
+        let tolerance = if s.upsample { 2e-2 } else { TOLERANCE };
+        assert_near(&out, &expected, tolerance, &format!("{s:?} in bytes"));
+    }
+}
+
+#[test]
+fn bytes_keep_zeros_and_do_not_hide_what_is_not_a_number() {
+    let (m, k, n) = (4, 70, 33);
+    let (mut x, w) = (values(m * k, 1), values(n * k, 2));
+    x[..k].fill(0.0);
+    x[k + 5] = f32::NAN;
+    x[2 * k + 69] = f32::INFINITY;
+    let mut out = vec![0.0; m * n];
+    linear(
+        &x,
+        &PackedMatrix::pack(&w, n, k, Precision::Int8),
+        None,
+        None,
+        &mut out,
+    );
+    assert!(
+        out[..n].iter().all(|value| *value == 0.0),
+        "{:?}",
+        &out[..n]
+    );
+    assert!(out[n..3 * n].iter().all(|value| !value.is_finite()));
+    assert!(out[3 * n..].iter().all(|value| value.is_finite()));
+}
+
+#[test]
 fn both_gradients_of_a_convolution_equal_their_definitions() {
     for s in shapes() {
         for precision in BOTH {

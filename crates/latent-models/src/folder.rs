@@ -216,15 +216,15 @@ impl ModelFolder {
         UNet2dCondition::open(&self.files.below("unet"), compute)
     }
 
-    /// Reads the autoencoder.
+    /// Reads the autoencoder, whose products are never made of bytes.
     ///
     /// # Errors
     /// [`ModelError`]: a tensor is missing or does not fit.
     pub fn autoencoder(&self, compute: &Compute) -> Result<Autoencoder> {
-        Autoencoder::open(&self.files.below("vae"), compute)
+        Autoencoder::open(&self.files.below("vae"), &compute.floating())
     }
 
-    /// Reads the text encoder, if there is one.
+    /// Reads the text encoder, if there is one; its products are never made of bytes.
     ///
     /// # Errors
     /// [`ModelError`]: a tensor is missing or does not fit.
@@ -232,7 +232,7 @@ impl ModelFolder {
         match self.text_encoder {
             Some(_) => Ok(Some(ClipTextModel::open(
                 &self.files.below("text_encoder"),
-                compute,
+                &compute.floating(),
             )?)),
             None => Ok(None),
         }

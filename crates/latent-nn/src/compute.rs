@@ -41,6 +41,15 @@ impl Compute {
         }
     }
 
+    /// The same device for networks whose products are never made of bytes.
+    #[must_use]
+    pub fn floating(&self) -> Self {
+        Self {
+            device: self.device.clone(),
+            precision: self.precision.floating(),
+        }
+    }
+
     /// Whether this is the CPU, whose threads are ours to share out.
     pub fn is_cpu(&self) -> bool {
         is_host(&self.device)

@@ -116,6 +116,10 @@ impl Builder {
             precision: self.precision.unwrap_or_else(|| selected.best_precision()),
             device: selected.device,
         };
+        if compute.precision == Precision::Int8 && !compute.is_cpu() {
+            let reason = "products in 8 bits are made on a CPU only; take `--device cpu`, or another precision";
+            return Err(Error::Request(reason.to_owned()));
+        }
         let text = match (folder.text_encoder(&compute)?, folder.tokenizer()?) {
             (Some(encoder), Some(tokenizer)) => Some(Text { encoder, tokenizer }),
             _ => None,

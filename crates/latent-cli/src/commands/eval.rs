@@ -237,6 +237,10 @@ fn generation_table(report: &GenerationReport) -> String {
     }
     lines.extend([
         format!(
+            "  the data's own pictures {}",
+            hits(&report.concepts_of_data)
+        ),
+        format!(
             "text alignment            {:.4} (data {:.4})",
             report.alignment, report.alignment_of_data
         ),

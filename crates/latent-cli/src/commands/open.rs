@@ -45,6 +45,7 @@ pub(crate) fn precision(flag: PrecisionFlag) -> Option<Precision> {
         PrecisionFlag::Auto => None,
         PrecisionFlag::F32 => Some(Precision::F32),
         PrecisionFlag::Bf16 => Some(Precision::Bf16),
+        PrecisionFlag::Int8 => Some(Precision::Int8),
     }
 }
 

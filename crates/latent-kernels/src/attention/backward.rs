@@ -8,7 +8,7 @@ use super::forward::fill_transposed;
 use super::{AttentionShape, step};
 use crate::isa::{Precision, for_every_level};
 use crate::math::{exp, fold, multiply_add};
-use crate::product::pack::{fill_pairs, fill_panels, fill_row, units, values_per_unit};
+use crate::product::pack::{fill_panels, fill_row, fill_step, units, values_per_unit};
 use crate::product::{LANES, Panels, Part, Product, Row};
 use crate::shared::{Output, Scratch, with_scratch};
 
@@ -51,6 +51,7 @@ pub fn attention_backward(
     dk: &mut [f32],
     dv: &mut [f32],
 ) {
+    let precision = precision.floating();
     shape.check(
         &[q.len(), out.len(), dout.len(), dq.len()],
         &[k.len(), v.len(), dk.len(), dv.len()],
@@ -248,8 +249,8 @@ impl Record<'_> {
                 fill_row(slopes, &mut slope_rows[i * KEYS..][..KEYS], precision);
             }
             let step = first / at_once * KEYS;
-            fill_step(more_values, at, &some, precision, &mut slope_pairs[step..]);
-            fill_step(values, at, &some, precision, &mut share_pairs[step..]);
+            fill_queries(more_values, at, &some, precision, &mut slope_pairs[step..]);
+            fill_queries(values, at, &some, precision, &mut share_pairs[step..]);
         }
         self.add_to_queries(head, at, (slope_rows, packed.k_rows), dq, rows);
         self.add_to_keys(head, at, (slope_pairs, packed.q_rows), dk, rows);
@@ -272,6 +273,7 @@ impl Record<'_> {
             a: i * KEYS,
             c: place(i),
             bias: 0,
+            ..Row::default()
         }));
         let product = Product {
             precision,
@@ -288,6 +290,7 @@ impl Record<'_> {
                 data: panels,
                 n: shape.head_dim,
                 k: units(shape.keys, precision),
+                scales: None,
             },
             columns: 0..shape.head_dim,
             bias: None,
@@ -313,6 +316,7 @@ impl Record<'_> {
             a: j,
             c: place(j),
             bias: 0,
+            ..Row::default()
         }));
         let product = Product {
             precision: self.precision,
@@ -325,6 +329,7 @@ impl Record<'_> {
                 data: panels,
                 n: shape.head_dim,
                 k: length,
+                scales: None,
             },
             columns: 0..shape.head_dim,
             bias: None,
@@ -350,6 +355,7 @@ impl Record<'_> {
             a: i * step,
             c: i * KEYS,
             bias: 0,
+            ..Row::default()
         }));
         let product = Product {
             precision: self.precision,
@@ -362,6 +368,7 @@ impl Record<'_> {
                 data: columns,
                 n: self.shape.keys,
                 k: depth,
+                scales: None,
             },
             columns: at.key..at.key + at.keys,
             bias: None,
@@ -401,7 +408,7 @@ impl Record<'_> {
 
 /// The rows of one unit, one query or two, of `values [queries, KEYS]` as a step of a left operand whose rows are the
 /// keys and whose summed axis is the queries.
-fn fill_step(
+fn fill_queries(
     values: &[f32],
     at: Block,
     queries: &Range<usize>,
@@ -409,13 +416,6 @@ fn fill_step(
     units: &mut [u32],
 ) {
     let row = |i: usize| &values[i * KEYS..][..at.keys];
-    let (first, units) = (queries.start, &mut units[..at.keys]);
-    match precision {
-        Precision::F32 => fill_row(row(first), units, precision),
-        Precision::Bf16 => fill_pairs(
-            row(first),
-            (queries.len() > 1).then(|| row(first + 1)),
-            units,
-        ),
-    }
+    let high = (queries.len() > 1).then(|| row(queries.start + 1));
+    fill_step(row(queries.start), high, precision, &mut units[..at.keys]);
 }

@@ -37,6 +37,7 @@ pub fn attention(
     out: &mut [f32],
     log_sum_exp: Option<&mut [f32]>,
 ) {
+    let precision = precision.floating();
     let sums = log_sum_exp.as_ref().map(|sums| sums.len());
     shape.check(&[q.len(), out.len()], &[k.len(), v.len()], sums.as_slice());
     if out.is_empty() {
@@ -220,6 +221,7 @@ impl Block<'_> {
             a: i * step,
             c: i * KEYS,
             bias: 0,
+            ..Row::default()
         }));
         let product = Product {
             precision: self.precision,
@@ -232,6 +234,7 @@ impl Block<'_> {
                 data: &self.panels[..groups(self.shape, self.precision).0],
                 n: self.shape.keys,
                 k: depth,
+                scales: None,
             },
             columns: keys..keys + there,
             bias: None,
@@ -257,6 +260,7 @@ impl Block<'_> {
             a: i * units(KEYS, self.precision),
             c: i * width,
             bias: 0,
+            ..Row::default()
         }));
         let product = Product {
             precision: self.precision,
@@ -273,6 +277,7 @@ impl Block<'_> {
                 data: &self.panels[k_group..],
                 n: self.shape.head_dim,
                 k: units(self.shape.keys, self.precision),
+                scales: None,
             },
             columns: 0..self.shape.head_dim,
             bias: None,

@@ -6,6 +6,7 @@ use super::ConvShape;
 use super::plan::{Axis, Phase, Plan};
 use crate::isa::Precision;
 use crate::linear::{PackedMatrix, TASK_ROWS, TASK_UNITS, TASKS};
+use crate::product::int8::{ZERO, fill_activations, largest, scale};
 use crate::product::pack::{fill_panel, fill_panel_by_column, fill_row, units, values_per_unit};
 use crate::product::{LANES, PANEL, Part, Product, Row};
 use crate::shared::{Lines, Output, Scratch, Units, with_scratch};
@@ -54,15 +55,13 @@ impl PackedConv {
                     values[shape.ci..].fill(0.0);
                 }
             };
-            PackedMatrix::by_panel(
-                shape.co,
-                y.taps.len() * x.taps.len() * depth,
-                precision,
-                |first, panel| {
-                    let k = y.taps.len() * x.taps.len() * depth;
-                    fill_panel_by_column(k, shape.co, precision, &column, first, panel);
-                },
-            )
+            let k = y.taps.len() * x.taps.len() * depth;
+            if precision == Precision::Int8 {
+                return PackedMatrix::of_bytes(shape.co, k, column);
+            }
+            PackedMatrix::by_panel(shape.co, k, precision, |first, panel| {
+                fill_panel_by_column(k, shape.co, precision, &column, first, panel);
+            })
         });
         Self {
             matrices: matrices.collect(),
@@ -71,7 +70,7 @@ impl PackedConv {
         }
     }
 
-    /// Packs `w [co, ci, kh, kw]` for [`conv2d_backward_input`].
+    /// Packs `w [co, ci, kh, kw]` for [`conv2d_backward_input`], which is [`floating`](Precision::floating).
     ///
     /// # Panics
     /// If `w` has another length.
@@ -82,6 +81,7 @@ impl PackedConv {
             shape.co * shape.ci * taps,
             "a weight does not fit {shape:?}"
         );
+        let precision = precision.floating();
         let plan = Plan::backward(shape);
         let depth = shape.co.next_multiple_of(values_per_unit(precision));
         let matrices = plan.phases().map(|(y, x)| {
@@ -190,6 +190,10 @@ pub fn conv2d(
             c: shape.co,
         },
         epilogue,
+        largest: match w.precision {
+            Precision::Int8 => largest_of_each(x, shape.n),
+            Precision::F32 | Precision::Bf16 => Vec::new(),
+        },
     };
     walk.run(out);
 }
@@ -230,6 +234,7 @@ pub fn conv2d_backward_input(dy: &[f32], w: &PackedConv, shape: &ConvShape, dx: 
             c: shape.ci,
         },
         epilogue: &Epilogue::default(),
+        largest: Vec::new(),
     };
     walk.run(dx);
 }
@@ -250,6 +255,23 @@ struct Walk<'a> {
     from: Pictures,
     to: Pictures,
     epilogue: &'a Epilogue<'a>,
+    /// Largest absolute value of each picture, where activations are bytes.
+    largest: Vec<f32>,
+}
+
+/// Largest absolute value of each of `n` pictures.
+fn largest_of_each(x: &[f32], n: usize) -> Vec<f32> {
+    const AT_ONCE: usize = 1 << 16;
+    let picture = |values: &[f32]| {
+        // By its bits, as `largest` does, so that not-a-number is never lost.
+        let parts = values
+            .par_chunks(AT_ONCE)
+            .map(|part| largest(part).to_bits());
+        f32::from_bits(parts.max().unwrap_or(0))
+    };
+    x.chunks_exact((x.len() / n.max(1)).max(1))
+        .map(picture)
+        .collect()
 }
 
 /// Which part of the output a task computes: whole pictures, or lines of one.
@@ -352,9 +374,15 @@ impl Walk<'_> {
         for ((picture, line), units) in places.zip(units_out.chunks_exact_mut(band.line.max(1))) {
             if (0..h).contains(&line) {
                 let values = &self.x[(picture * self.from.h + line as usize) * w * c..][..w * c];
-                fill_line(values, c, x, pixel, self.w.precision, units);
+                let fill = |values: &[f32], units: &mut [u32]| match self.w.precision {
+                    Precision::Int8 => {
+                        fill_activations(values, self.largest[picture], units);
+                    }
+                    floating => fill_row(values, units, floating),
+                };
+                fill_line(values, c, x, (pixel, self.w.precision), units, fill);
             } else {
-                units.fill(0);
+                units.fill(nothing(self.w.precision));
             }
         }
         band
@@ -400,34 +428,43 @@ impl Walk<'_> {
                     a: a + t * plan.x.stride * band.pixel,
                     c: (c + t * plan.x.step) * self.to.c,
                     bias: i * width,
+                    scale: self.largest.get(picture).map_or(0.0, |&of| scale(of).0),
                 }));
             }
         }
     }
 }
 
-/// Writes one line of a band: `values [w, c]` between borders of zeros.
+/// A unit of zeros.
+fn nothing(precision: Precision) -> u32 {
+    match precision {
+        Precision::Int8 => ZERO,
+        Precision::F32 | Precision::Bf16 => 0,
+    }
+}
+
+/// Writes one line of a band: `values [w, c]` between borders of zeros, by `fill`.
 fn fill_line(
     values: &[f32],
     c: usize,
     x: &Axis,
-    pixel: usize,
-    precision: Precision,
+    (pixel, precision): (usize, Precision),
     units: &mut [u32],
+    fill: impl Fn(&[f32], &mut [u32]),
 ) {
     let before = (-x.first()).max(0) as usize * pixel;
     let skipped = x.first().max(0) as usize * c;
     let (border, units) = units.split_at_mut(before.min(units.len()));
-    border.fill(0);
+    border.fill(nothing(precision));
     let values = &values[skipped.min(values.len())..];
     let there = (values.len() / c.max(1)).min(units.len() / pixel.max(1));
     let (units, border) = units.split_at_mut(there * pixel);
-    border.fill(0);
+    border.fill(nothing(precision));
     if c.is_multiple_of(values_per_unit(precision)) {
-        fill_row(&values[..there * c], units, precision);
+        fill(&values[..there * c], units);
     } else {
         for (values, units) in values.chunks_exact(c).zip(units.chunks_exact_mut(pixel)) {
-            fill_row(values, units, precision);
+            fill(values, units);
         }
     }
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::ConvShape;
 use super::plan::{Phase, Plan};
 use crate::isa::Precision;
-use crate::product::pack::{fill_pairs, fill_row, grow, turn, units, values_per_unit};
+use crate::product::pack::{fill_step, grow, turn, units, values_per_unit};
 use crate::product::{LANES, PANEL, Panels, Part, Product, Row};
 use crate::shared::{Output, Scratch, with_scratch};
 
@@ -177,6 +177,7 @@ impl Chunk {
 
 impl<'a> Gradient<'a> {
     fn new(x: &'a [f32], dy: &'a [f32], shape: &'a ConvShape, precision: Precision) -> Self {
+        let precision = precision.floating();
         let plan = Plan::forward(shape);
         let sizes: Vec<_> = plan
             .phases()
@@ -273,6 +274,7 @@ impl<'a> Gradient<'a> {
                     a: i * distance,
                     c: i * cells * row,
                     bias: 0,
+                    ..Row::default()
                 });
                 scratch.rows.extend(rows);
                 let columns = x.taps.len() * task.channels.len();
@@ -292,6 +294,7 @@ impl<'a> Gradient<'a> {
                             data: &scratch.b,
                             n: columns,
                             k: chunk.inputs * chunk.pictures.len() * chunk.units,
+                            scales: None,
                         },
                         columns: 0..columns,
                         bias: None,
@@ -452,13 +455,10 @@ impl<'a> Gradient<'a> {
             let values = self.dy.get(start + outputs.start..start + outputs.end);
             values.filter(|_| line < ho && i < chunk.count)
         };
-        match (
-            self.precision,
-            pixel(unit * values_per_unit(self.precision)),
-        ) {
-            (_, None) => units.fill(0),
-            (Precision::F32, Some(low)) => fill_row(low, units, Precision::F32),
-            (Precision::Bf16, Some(low)) => fill_pairs(low, pixel(unit * 2 + 1), units),
+        let at_once = values_per_unit(self.precision);
+        match pixel(unit * at_once) {
+            None => units.fill(0),
+            Some(low) => fill_step(low, pixel(unit * at_once + 1), self.precision, units),
         }
     }
 
@@ -544,13 +544,12 @@ fn write_step(
         let width = Panels::width(columns, first);
         let there = first..columns.min(first + width);
         let units = &mut panels[first * depth + step * width..][..there.len()];
-        match precision {
-            Precision::F32 => fill_row(&low[there], units, precision),
-            Precision::Bf16 => {
-                let high = high.map(|high| &high[there.clone()]);
-                fill_pairs(&low[there.clone()], high, units);
-            }
-        }
+        fill_step(
+            &low[there.clone()],
+            high.map(|high| &high[there]),
+            precision,
+            units,
+        );
     }
 }
 

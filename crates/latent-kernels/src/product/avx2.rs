@@ -15,7 +15,7 @@ pub(crate) const BF16: Kernel = Kernel {
     rows: [6; 4],
 };
 
-const HALF: usize = LANES / 2;
+pub(super) const HALF: usize = LANES / 2;
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
@@ -36,7 +36,7 @@ fn multiply_bf16(sum: __m256, a: __m256i, b: __m256i) -> __m256 {
 /// Mask of the columns of half `half` of `vector` that exist.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn mask(t: &Tile<'_>, vector: usize, half: usize) -> __m256i {
+pub(super) fn mask(t: &Tile<'_>, vector: usize, half: usize) -> __m256i {
     let columns = if vector + 1 == t.vectors {
         t.last
     } else {

@@ -46,6 +46,7 @@ macro_rules! sized_tiles {
         }
     };
 }
+pub(super) use sized_tiles;
 
 /// A tile function for one precision, and its instances for every count of rows and vectors.
 ///

@@ -1,7 +1,7 @@
 //! The one matrix product under linear layers, convolutions and attention.
 //!
-//! Operands are made of *units* of 32 bits along the summed axis: one f32, or two neighbouring bf16. A unit is what
-//! the multiply instructions take, so everything above a tile is the same code for both precisions:
+//! Operands are made of *units* of 32 bits along the summed axis: one f32, two neighbouring bf16, or four bytes. A
+//! unit is what the multiply instructions take, so everything above a tile is the same code for all precisions:
 //! * the left operand is read unit by unit at arbitrary row offsets, so a convolution hands over the places of its
 //!   patches and never builds a matrix of them;
 //! * the right operand lies in panels `[n / 64][k][64]` of units (the last panel is as wide as it needs to be,
@@ -15,6 +15,7 @@ pub(crate) mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod int8;
 pub(crate) mod pack;
 mod portable;
 #[cfg(test)]
@@ -23,6 +24,8 @@ mod tests;
 use std::ops::Range;
 
 use crate::isa::{Level, Precision, level};
+
+use int8::Scales;
 
 /// Columns of a vector.
 pub(crate) const LANES: usize = 16;
@@ -42,6 +45,8 @@ pub(crate) struct Row {
     pub c: usize,
     /// First value in the bias.
     pub bias: usize,
+    /// What a whole number in the left operand stands for; of bytes only.
+    pub scale: f32,
 }
 
 /// A run of units to be summed: where it begins in either operand.
@@ -73,6 +78,10 @@ pub(crate) struct Tile<'a> {
     pub last: usize,
     /// Whether the sums begin with what the output holds.
     pub add: bool,
+    /// Of bytes, in the last pass: each column's scale, and what to take off its sums. Null before, when the output
+    /// holds whole sums.
+    pub scales: *const f32,
+    pub offsets: *const i32,
 }
 
 /// The instructions for tiles of one precision.
@@ -92,10 +101,19 @@ fn kernel_at(level: Level, precision: Precision) -> Kernel {
         (Level::Avx512 | Level::Avx512Bf16 | Level::Amx, Precision::F32) => return avx512::F32,
         (Level::Avx2 | Level::Avx512, Precision::Bf16) => return avx2::BF16,
         (Level::Avx2, Precision::F32) => return avx2::F32,
+        (Level::Avx512 | Level::Avx512Bf16 | Level::Amx, Precision::Int8)
+            if is_x86_feature_detected!("avx512vnni") =>
+        {
+            return int8::avx512::INT8;
+        }
+        (Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 | Level::Amx, Precision::Int8) => {
+            return int8::avx2::INT8;
+        }
         (Level::Portable, _) => {}
     }
     let _ = level;
     match precision {
+        Precision::Int8 => int8::PORTABLE,
         Precision::Bf16 => portable::BF16,
         Precision::F32 => portable::F32,
     }
@@ -108,6 +126,8 @@ pub(crate) struct Panels<'a> {
     pub n: usize,
     /// Units of the summed axis in a group.
     pub k: usize,
+    /// Of bytes: what turns whole sums into values.
+    pub scales: Option<Scales<'a>>,
 }
 
 impl Panels<'_> {
@@ -145,7 +165,7 @@ pub(crate) struct Product<'a> {
     pub columns: Range<usize>,
     /// What the sums begin with, in rows of at least `n` rounded up to 16 values.
     pub bias: Option<&'a [f32]>,
-    /// Whether the sums begin with what the output holds.
+    /// Whether the sums begin with what the output holds; not of bytes.
     pub add: bool,
 }
 
@@ -170,10 +190,11 @@ impl Product<'_> {
                 product: self,
                 parts,
                 length,
-                bias: self.bias.filter(|_| first),
+                bias: self.bias.filter(|_| self.bias_in_this_pass(first, last)),
                 add: self.add || !first,
                 c,
                 residual: if last { residual } else { std::ptr::null() },
+                scales: self.b.scales.filter(|_| last),
             };
             // SAFETY: the caller's promise; `check` covers the offsets inside the operands.
             unsafe { pass.run(level) }
@@ -205,8 +226,24 @@ impl Product<'_> {
         }
     }
 
+    /// Sums of values begin with the bias; to whole sums it is added in the end.
+    fn bias_in_this_pass(&self, first: bool, last: bool) -> bool {
+        if self.b.scales.is_some() { last } else { first }
+    }
+
     /// Every offset lies inside the operands.
     fn check(&self) {
+        assert!(
+            (self.precision == Precision::Int8) == self.b.scales.is_some(),
+            "products of bytes, and no others, have scales"
+        );
+        if let Some(Scales { scales, offsets }) = self.b.scales {
+            let padded = self.b.n.next_multiple_of(LANES);
+            assert!(
+                !self.add && scales.len() >= padded && offsets.len() >= padded,
+                "a product reads past its scales"
+            );
+        }
         assert!(
             self.columns.start.is_multiple_of(PANEL) && self.columns.end <= self.b.n,
             "a product's columns begin at a panel"
@@ -249,6 +286,8 @@ struct Pass<'a> {
     c: *mut f32,
     /// Null, or what is added in the end.
     residual: *const f32,
+    /// Of bytes, in the last pass.
+    scales: Option<Scales<'a>>,
 }
 
 impl Pass<'_> {
@@ -312,6 +351,14 @@ impl Pass<'_> {
             vectors: width / LANES,
             last: ((product.b.n - first).min(PANEL) - 1) % LANES + 1,
             add: self.add,
+            scales: match self.scales {
+                Some(columns) => columns.scales[first..].as_ptr(),
+                None => std::ptr::null(),
+            },
+            offsets: match self.scales {
+                Some(columns) => columns.offsets[first..].as_ptr(),
+                None => std::ptr::null(),
+            },
         }
     }
 }

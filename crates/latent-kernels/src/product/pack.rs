@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::int8::fill_weights;
 use super::{LANES, PANEL, Panels};
 use crate::isa::{Precision, for_every_level};
 
@@ -10,6 +11,7 @@ pub(crate) fn values_per_unit(precision: Precision) -> usize {
     match precision {
         Precision::F32 => 1,
         Precision::Bf16 => 2,
+        Precision::Int8 => 4,
     }
 }
 
@@ -62,7 +64,8 @@ for_every_level! {
     }
 }
 
-/// Writes `values`, neighbours of the summed axis, as units; a missing last value is 0.
+/// Writes `values`, neighbours of the summed axis, as units; a missing last value is 0. Bytes have scales: they are
+/// written by [`int8`](super::int8).
 pub(crate) fn fill_row(values: &[f32], units: &mut [u32], precision: Precision) {
     match precision {
         Precision::F32 => same(values, units),
@@ -78,11 +81,26 @@ pub(crate) fn fill_row(values: &[f32], units: &mut [u32], precision: Precision) 
                 units[values.len() / 2] = to_bf16(*last);
             }
         }
+        Precision::Int8 => unreachable!("rows of bytes are written with their scale"),
+    }
+}
+
+/// Writes a step of the summed axis: the row `low`, and in bf16 the row behind it, which may be missing.
+pub(crate) fn fill_step(
+    low: &[f32],
+    high: Option<&[f32]>,
+    precision: Precision,
+    units: &mut [u32],
+) {
+    match precision {
+        Precision::F32 => same(low, units),
+        Precision::Bf16 => fill_pairs(low, high, units),
+        Precision::Int8 => unreachable!("bytes are packed column by column"),
     }
 }
 
 /// Writes two rows that follow each other on the summed axis as one row of bf16 units; a missing second row is 0.
-pub(crate) fn fill_pairs(low: &[f32], high: Option<&[f32]>, units: &mut [u32]) {
+fn fill_pairs(low: &[f32], high: Option<&[f32]>, units: &mut [u32]) {
     match high {
         Some(high) => {
             #[cfg(target_arch = "x86_64")]
@@ -132,13 +150,9 @@ pub(crate) fn fill_panel<'a>(
     let width = Panels::width(n, 0);
     for (step, units) in panel.chunks_exact_mut(width).enumerate() {
         let (units, padding) = units.split_at_mut(n);
-        match precision {
-            Precision::F32 => same(&row(step)[..n], units),
-            Precision::Bf16 => {
-                let high = (step * 2 + 1 < depth).then(|| &row(step * 2 + 1)[..n]);
-                fill_pairs(&row(step * 2)[..n], high, units);
-            }
-        }
+        let at_once = values_per_unit(precision);
+        let high = (step * at_once + 1 < depth).then(|| &row(step * at_once + 1)[..n]);
+        fill_step(&row(step * at_once)[..n], high, precision, units);
         padding.fill(0);
     }
 }
@@ -174,6 +188,26 @@ pub(crate) fn fill_panel_of_columns<'a>(
     with_buffers(|_, rows| {
         let fill = |j: usize, units: &mut [u32]| fill_row(column(j), units, precision);
         turn_panel(units(depth, precision), n, fill, first, panel, rows);
+    });
+}
+
+/// As [`fill_panel_by_column`], of bytes: each column's scale and what the activations' offset adds to its sums go to
+/// the panel's part of `scales` and `offsets`.
+pub(crate) fn fill_panel_of_bytes(
+    [depth, n]: [usize; 2],
+    column: &impl Fn(usize, &mut [f32]),
+    first: usize,
+    panel: &mut [u32],
+    scales: &mut [f32],
+    offsets: &mut [i32],
+) {
+    with_buffers(|values, rows| {
+        grow(values, depth);
+        let fill = |j: usize, units: &mut [u32]| {
+            column(j, &mut values[..depth]);
+            (scales[j - first], offsets[j - first]) = fill_weights(&values[..depth], units);
+        };
+        turn_panel(units(depth, Precision::Int8), n, fill, first, panel, rows);
     });
 }
 

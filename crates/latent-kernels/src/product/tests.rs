@@ -46,6 +46,8 @@ struct Case {
     n: usize,
     bias: Vec<f32>,
     residual: Vec<f32>,
+    scales: Vec<f32>,
+    offsets: Vec<i32>,
 }
 
 /// Values in -1..1 that look random.
@@ -67,6 +69,7 @@ fn units(len: usize, seed: u32, precision: Precision) -> Units {
         *unit = match precision {
             Precision::F32 => low.to_bits(),
             Precision::Bf16 => to_bf16(low) | to_bf16(high) << 16,
+            Precision::Int8 => low.to_bits().rotate_left(9) ^ high.to_bits().rotate_left(20),
         };
     }
     units
@@ -92,6 +95,7 @@ impl Case {
                     a: i * row,
                     c: (rows - 1 - i) * (n + 1),
                     bias: i % 2 * padded,
+                    scale: (i + 1) as f32 / 4096.0,
                 })
                 .collect(),
             parts: (0..parts)
@@ -106,6 +110,8 @@ impl Case {
             n,
             bias: values(2 * padded, 3).collect(),
             residual: values(rows * (n + 1), 4).collect(),
+            scales: values(padded, 6).collect(),
+            offsets: (0..padded).map(|j| j as i32 * 1001 - 7).collect(),
         }
     }
 
@@ -123,10 +129,14 @@ impl Case {
                 data: &self.b,
                 n: self.n,
                 k: self.parts.len() * self.length,
+                scales: (self.precision == Precision::Int8).then_some(Scales {
+                    scales: &self.scales,
+                    offsets: &self.offsets,
+                }),
             },
             columns: 0..self.n,
             bias: (!plain).then_some(&self.bias),
-            add: !plain,
+            add: !plain && self.precision != Precision::Int8,
         };
         let residual = if plain {
             std::ptr::null()
@@ -142,7 +152,7 @@ impl Case {
 /// Calls `test(case, level, what it is)` for every case and every level of this machine.
 fn each_case(test: impl Fn(&Case, Level, &str)) {
     for (name, level) in LEVELS.iter().filter(|row| row.1 <= detected()) {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             for (size, layout) in SIZES
                 .iter()
                 .flat_map(|size| LAYOUTS.map(|layout| (size, layout)))
@@ -202,7 +212,9 @@ fn a_row_has_the_same_bits_whatever_rows_are_beside_it() {
 fn what_is_not_a_number_stays_in_its_row_and_its_column() {
     let nan = f32::NAN.to_bits();
     each_case(|case, level, what| {
-        if case.parts.is_empty() || case.rows.len() < 2 || case.n < 2 {
+        // Bytes are all numbers; a row or column of them that holds none has a scale that is none.
+        let bytes = case.precision == Precision::Int8;
+        if bytes || case.parts.is_empty() || case.rows.len() < 2 || case.n < 2 {
             return;
         }
         let mut case = Case {
@@ -212,6 +224,8 @@ fn what_is_not_a_number_stays_in_its_row_and_its_column() {
             parts: case.parts.clone(),
             bias: case.bias.clone(),
             residual: case.residual.clone(),
+            scales: Vec::new(),
+            offsets: Vec::new(),
             ..*case
         };
         let row = case.rows[case.rows.len() - 1];

@@ -8,7 +8,18 @@ pub(crate) fn operand(x: f32, precision: Precision) -> f64 {
     f64::from(match precision {
         Precision::F32 => x,
         Precision::Bf16 => half::bf16::from_f32(x).to_f32(),
+        Precision::Int8 => panic!("bytes have the scale of their row: see `in_bytes`"),
     })
+}
+
+/// The values as bytes stand for them: in each run of `len`, whole multiples of a 127th of the largest.
+pub(crate) fn in_bytes(values: &[f32], len: usize) -> Vec<f32> {
+    let run = |values: &[f32]| {
+        let largest = values.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        let near = |x: &f32| (x * (127.0 / largest)).round_ties_even() * (largest / 127.0);
+        values.iter().map(near).collect::<Vec<_>>()
+    };
+    values.chunks(len).flat_map(run).collect()
 }
 
 /// Values in -1..1 that look random, from a seed.

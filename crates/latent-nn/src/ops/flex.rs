@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use latent_kernels as kernels;
 use latent_kernels::{
     Activation, AttentionShape, ConvShape, Epilogue, GroupNormShape, PackedConv, PackedMatrix,
+    Precision,
 };
 use rayon::prelude::*;
 
@@ -97,6 +98,20 @@ fn with_f32<R>(weight: &Cpu, pack: impl FnOnce(&[f32]) -> R) -> R {
     }
 }
 
+/// Fewest values that make up a row of bytes, and fewest outputs and rows they pay for: first and last convolutions
+/// and the layers of a time embedding cost next to nothing, and what they lose everything else would have lost.
+const FEWEST_CHANNELS: usize = 64;
+const FEWEST_ROWS: usize = 16;
+
+/// The precision of a layer from `inputs` to `outputs` channels in `rows` places.
+fn fitted(precision: Precision, inputs: usize, outputs: usize, rows: usize) -> Precision {
+    if inputs.min(outputs) < FEWEST_CHANNELS || rows < FEWEST_ROWS {
+        precision.floating()
+    } else {
+        precision
+    }
+}
+
 fn packed_conv(weight: &Cpu, shape: &ConvShape, options: &ConvOptions) -> Arc<PackedConv> {
     let pack = || {
         with_f32(weight, |w| {
@@ -180,6 +195,12 @@ impl LatentOps for Flex {
         let (x, weight) = (dense(x), dense(weight));
         let [co, _, kh, kw] = weight.shape().dims();
         let shape = conv_shape(x.shape().dims(), co, [kh, kw], &options);
+        // Of every picture alike, whatever their number.
+        let rows = shape.out_h() * shape.out_w();
+        let options = ConvOptions {
+            precision: fitted(options.precision, shape.ci, co, rows),
+            ..options
+        };
         let packed = packed_conv(&weight, &shape, &options);
         let [bias, per_channel, residual] = [bias, per_channel, residual].map(given);
         let epilogue = Epilogue {
@@ -250,9 +271,19 @@ impl LatentOps for Flex {
     ) -> Cpu {
         let (x, weight) = (dense(x), dense(weight));
         let (bias, residual) = (given(bias), given(residual));
-        let packed = packed_matrix(&weight, &options);
         let mut shape = dims(&x);
-        let width = weight.shape()[0];
+        let [width, inputs] = weight.shape().dims();
+        // A row of its own for each picture is a time embedding's, however many pictures there are.
+        let rows = if shape.len() > 2 {
+            matrix(&x).0 / shape[0].max(1)
+        } else {
+            1
+        };
+        let options = LinearOptions {
+            precision: fitted(options.precision, inputs, width, rows),
+            ..options
+        };
+        let packed = packed_matrix(&weight, &options);
         let mut out = Buffer::unset(matrix(&x).0 * width);
         kernels::linear(
             values(&x),

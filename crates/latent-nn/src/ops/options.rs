@@ -38,9 +38,11 @@ impl ConvOptions {
         }
     }
 
+    /// For training: the weight changes with the next step, and bytes have no gradient.
     pub(crate) fn once(self) -> Self {
         Self {
             weight_use: WeightUse::Once,
+            precision: self.precision.floating(),
             ..self
         }
     }
@@ -64,9 +66,11 @@ impl LinearOptions {
         }
     }
 
+    /// For training: the weight changes with the next step, and bytes have no gradient.
     pub(crate) fn once(self) -> Self {
         Self {
             weight_use: WeightUse::Once,
+            precision: self.precision.floating(),
             ..self
         }
     }

@@ -35,6 +35,8 @@ pub(crate) enum Bits {
     Full,
     /// bf16.
     Half,
+    /// Bytes.
+    Quarter,
 }
 
 impl From<Precision> for Bits {
@@ -42,6 +44,7 @@ impl From<Precision> for Bits {
         match precision {
             Precision::F32 => Self::Full,
             Precision::Bf16 => Self::Half,
+            Precision::Int8 => Self::Quarter,
         }
     }
 }

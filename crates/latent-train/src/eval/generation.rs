@@ -57,6 +57,8 @@ pub struct GenerationReport {
     pub alignment_of_data: f64,
     /// The nearest training picture shows the right concept.
     pub concepts: Hits,
+    /// The same of the captions' own pictures: how often the judge knows a thing when it is drawn right.
+    pub concepts_of_data: Hits,
     /// The same by `kind` of the captions' metadata.
     pub by_kind: BTreeMap<String, Hits>,
     /// The same by the captions' language.
@@ -123,22 +125,20 @@ pub fn evaluate_generation(
         let own = judge.see(&[data.load(asked.example)?])?.remove(0);
         let drawn = judge.see(&[drawn])?.remove(0);
         let caption = judge.read(&[asked.caption.as_str()]).remove(0);
-        scores.add(own, drawn, &caption, &known);
-        if let Some((place, _)) = nearest(scores.drawn.last().map_or(&[], Vec::as_slice), &known) {
-            let example = &data.examples()[asked.example];
-            let right = shows(&training.examples()[places[place]], example);
+        let example = &data.examples()[asked.example];
+        let shows = |vector: &[f32]| {
+            let (place, _) = nearest(vector, &known)?;
+            Some(shows(&training.examples()[places[place]], example))
+        };
+        if let (Some(of_data), Some(right)) = (shows(&own), shows(&drawn)) {
+            let kind = word(example, "kind").to_string();
+            let language = asked.language.clone();
+            scores.concepts_of_data.add(of_data);
             scores.concepts.add(right);
-            scores
-                .by_kind
-                .entry(word(example, "kind").to_string())
-                .or_default()
-                .add(right);
-            scores
-                .by_language
-                .entry(asked.language.clone())
-                .or_default()
-                .add(right);
+            scores.by_kind.entry(kind).or_default().add(right);
+            scores.by_language.entry(language).or_default().add(right);
         }
+        scores.add(own, drawn, &caption, &known);
         progress(index + 1, total);
     }
     Ok(scores.report())
@@ -214,6 +214,7 @@ struct Scores {
     distances: Vec<f64>,
     distances_of_data: Vec<f64>,
     concepts: Hits,
+    concepts_of_data: Hits,
     by_kind: BTreeMap<String, Hits>,
     by_language: BTreeMap<String, Hits>,
 }
@@ -243,6 +244,7 @@ impl Scores {
             alignment: mean(&self.alignment),
             alignment_of_data: mean(&self.alignment_of_data),
             concepts: self.concepts,
+            concepts_of_data: self.concepts_of_data,
             by_kind: self.by_kind,
             by_language: self.by_language,
             near_copies: near as f64 / self.distances.len().max(1) as f64,
