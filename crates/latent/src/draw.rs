@@ -239,24 +239,17 @@ pub(crate) fn draw(
     let total = plan.timesteps.len() * batches.len();
     let (mut finals, mut pictures) = (Vec::new(), Vec::new());
     for (index, seeds) in batches.iter().enumerate() {
-        let (condition, count) = told.condition(pipeline, seeds.len());
-        let text = match &condition {
-            UNetCondition::Text(states) => Some(states),
-            UNetCondition::Class(_) | UNetCondition::None => None,
-        };
-        let size = [filled.width, filled.height];
+        let calls = plan.timesteps.len();
+        let (context, steering) = told.prepare(pipeline, &filled, [seeds.len(), calls])?;
         let mut guided = Guided {
             pipeline,
-            steering: Steering::new(pipeline, text, size, (seeds.len(), plan.timesteps.len()))?,
-            context: pipeline.unet.prepare(condition, count),
+            context,
+            steering,
             guidance: told.guidance,
             rescale: f64::from(filled.rescale),
-            generators: seeds
-                .iter()
-                .map(|&seed| TorchGenerator::new(seed))
-                .collect(),
+            generators: seeds.iter().copied().map(TorchGenerator::new).collect(),
             progress,
-            before: index * plan.timesteps.len(),
+            before: index * calls,
             total,
         };
         let noise = guided.noise([seeds.len(), shape[0], shape[1], shape[2]]);
@@ -359,6 +352,23 @@ impl Told {
             guidance,
             warnings,
         })
+    }
+
+    /// What the network, and the networks that steer it, are told of a batch of `n` pictures for `calls` evaluations.
+    fn prepare<'a>(
+        &self,
+        pipeline: &'a Pipeline,
+        filled: &Filled,
+        [n, calls]: [usize; 2],
+    ) -> Result<(Context, Steering<'a>), Error> {
+        let (condition, count) = self.condition(pipeline, n);
+        let text = match &condition {
+            UNetCondition::Text(states) => Some(states),
+            UNetCondition::Class(_) | UNetCondition::None => None,
+        };
+        let size = [filled.width, filled.height];
+        let steering = Steering::new(pipeline, text, size, (n, calls))?;
+        Ok((pipeline.unet.prepare(condition, count), steering))
     }
 
     /// The condition of a batch of `n` pictures and how many it is for: the unwanted half first, as diffusers has it.
