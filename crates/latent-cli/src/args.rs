@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    about, bench, completions, data, decode, devices, encode, eval, export, generate, inspect,
-    prompt, reconstruct, samplers, train,
+    about, bench, completions, convert, data, decode, devices, encode, eval, export, generate,
+    inspect, prompt, reconstruct, samplers, train,
 };
 
 const EXAMPLES: &str = "\
@@ -108,6 +108,7 @@ pub(crate) enum Command {
     Data(data::Data),
     Eval(eval::Eval),
     Export(export::Export),
+    Convert(convert::Convert),
     Inspect(inspect::Inspect),
     Prompt(prompt::Prompt),
     Samplers(samplers::Samplers),

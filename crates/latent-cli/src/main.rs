@@ -98,6 +98,7 @@ fn run(command: Command, terminal: &Terminal) -> Result<(), Fault> {
         Command::Data(c) => c.run(terminal),
         Command::Eval(c) => c.run(terminal),
         Command::Export(c) => c.run(terminal),
+        Command::Convert(c) => c.run(terminal),
         Command::Inspect(c) => c.run(terminal),
         Command::Prompt(c) => c.run(terminal),
         Command::Samplers(c) => c.run(terminal),

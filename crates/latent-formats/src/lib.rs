@@ -35,4 +35,6 @@ pub use model_index::{ModelIndex, PartClass};
 pub use picture::{Filter, Picture, PictureFormat, Sheet, psnr, ssim};
 pub use plot::{Plot, Scale, Series};
 pub use safetensors::SafetensorsWriter;
-pub use weights::{FORMATS, Renamed, StoredTensor, TensorView, WeightFormat, Weights};
+pub use weights::{
+    ChangedTensors, FORMATS, Renamed, StoredTensor, TensorView, WeightFormat, Weights,
+};

@@ -9,6 +9,10 @@ use serde::Deserialize;
 
 use crate::{Bytes, Dtype, FormatError, parse_json, pickle, safetensors};
 
+mod changed;
+
+pub use changed::ChangedTensors;
+
 /// A kind of weights file.
 pub struct WeightFormat {
     /// Its name, for messages.
@@ -137,7 +141,7 @@ impl Renamed {
 }
 
 /// Named tensors of one file, or of several that belong together. Nothing is read before it is asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Weights {
     path: PathBuf,
     files: Vec<Bytes>,

@@ -31,6 +31,14 @@ pub enum ModelError {
         /// What it is, and what to do.
         reason: String,
     },
+    /// A file that changes or replaces a part of a model does not fit it.
+    #[error("`{}` {reason}", path.display())]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// What it is, what was needed, and what to do.
+        reason: String,
+    },
     /// A config asks for something that is not built here, or that cannot be.
     #[error("{place}: `{key}` {reason}")]
     Config {

@@ -23,7 +23,15 @@ pub struct Family {
 
 const STABLE_DIFFUSION_PARTS: &[(&str, &[&str])] = &[
     ("unet", &["UNet2DConditionModel"]),
-    ("vae", &["AutoencoderKL", "VQModel", "SimpleAutoencoder"]),
+    (
+        "vae",
+        &[
+            "AutoencoderKL",
+            "AutoencoderTiny",
+            "VQModel",
+            "SimpleAutoencoder",
+        ],
+    ),
     ("text_encoder", &["CLIPTextModel"]),
     ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
 ];

@@ -1,5 +1,6 @@
 //! Where a model's files come from: a folder on disk, or the program itself.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,10 @@ pub struct FileSource {
     embedded: Option<(Embedded, String)>,
     /// A checkpoint whose weights stand in for all of the folder's, and the part whose folder this is.
     single: Option<(Arc<SingleFile>, String)>,
+    /// Sources that stand in for folders inside this one, such as another model's autoencoder.
+    parts: BTreeMap<String, FileSource>,
+    /// Weights that stand in for those among these files, such as those with adapters merged in.
+    weights: Option<Arc<Weights>>,
 }
 
 /// Files by path with `/`, as in `unet/config.json`.
@@ -29,6 +34,8 @@ impl FileSource {
             path: path.to_path_buf(),
             embedded: None,
             single: None,
+            parts: BTreeMap::new(),
+            weights: None,
         }
     }
 
@@ -38,6 +45,8 @@ impl FileSource {
             path: PathBuf::from(name),
             embedded: Some((files, String::new())),
             single: None,
+            parts: BTreeMap::new(),
+            weights: None,
         }
     }
 
@@ -50,8 +59,32 @@ impl FileSource {
         }
     }
 
-    /// The weights of this part, where one file has those of the whole model.
+    /// These files with another source for the folder `name` inside.
+    #[must_use]
+    pub(crate) fn with_part(mut self, name: &str, source: Self) -> Self {
+        self.parts.insert(name.to_owned(), source);
+        self
+    }
+
+    /// These files with other weights.
+    #[must_use]
+    pub(crate) fn with_own_weights(self, weights: Weights) -> Self {
+        Self {
+            weights: Some(Arc::new(weights)),
+            ..self
+        }
+    }
+
+    /// The checkpoint that has the weights of the whole model, if one has.
+    pub(crate) fn single_file(&self) -> Option<&SingleFile> {
+        self.single.as_ref().map(|(file, _)| file.as_ref())
+    }
+
+    /// The weights of this part, where one file has those of the whole model, or others stand in for its own.
     pub fn single_file_weights(&self) -> Option<Weights> {
+        if let Some(weights) = &self.weights {
+            return Some(weights.as_ref().clone());
+        }
         let (file, part) = self.single.as_ref()?;
         Some(file.part(part))
     }
@@ -59,6 +92,9 @@ impl FileSource {
     /// The files of a folder inside this one.
     #[must_use]
     pub fn below(&self, name: &str) -> Self {
+        if let Some(part) = self.parts.get(name) {
+            return part.clone();
+        }
         let embedded = self.embedded.as_ref();
         Self {
             path: self.path.join(name),
@@ -67,6 +103,8 @@ impl FileSource {
                 .single
                 .as_ref()
                 .map(|(file, _)| (file.clone(), name.to_owned())),
+            parts: BTreeMap::new(),
+            weights: None,
         }
     }
 

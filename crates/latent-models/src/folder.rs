@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use latent_formats::{ModelIndex, parse_json};
+use latent_formats::{ModelIndex, Weights, parse_json};
 use latent_nn::Compute;
 use serde_json::Value;
 
@@ -15,6 +15,7 @@ use crate::single_file::{SD1, SingleFile};
 use crate::text::{ClipTextConfig, ClipTextModel};
 use crate::tokenizer::{ClipTokenizer, max_length};
 use crate::unet::{UNet2dCondition, UNet2dConditionConfig};
+use crate::weights;
 
 /// A diffusers folder whose configs have been read; weights are read part by part, when asked for.
 #[derive(Clone, Debug)]
@@ -208,6 +209,31 @@ impl ModelFolder {
         [self.unet.sample_size * self.downsampling(); 2]
     }
 
+    /// The weights of the part in folder `name`, where they lie; `None` if the model has no such part.
+    ///
+    /// # Errors
+    /// [`ModelError`]: the file is missing or broken.
+    pub fn part_weights(&self, name: &str) -> Result<Option<Weights>> {
+        if self.index.part(name).is_none() {
+            return Ok(None);
+        }
+        Ok(Some(weights::open(
+            &self.files.below(name),
+            weights::names_of(name),
+        )?))
+    }
+
+    /// This model with other files for the parts named.
+    ///
+    /// # Errors
+    /// [`ModelError`] as [`ModelFolder::open`]: the new parts may not fit the others.
+    pub(crate) fn with_parts(self, parts: Vec<(String, FileSource)>) -> Result<Self> {
+        let files = parts.into_iter().fold(self.files, |files, (name, part)| {
+            files.with_part(&name, part)
+        });
+        Self::from_source(files)
+    }
+
     /// Reads the U-Net.
     ///
     /// # Errors
@@ -221,7 +247,14 @@ impl ModelFolder {
     /// # Errors
     /// [`ModelError`]: a tensor is missing or does not fit.
     pub fn autoencoder(&self, compute: &Compute) -> Result<Autoencoder> {
-        Autoencoder::open(&self.files.below("vae"), &compute.floating())
+        let files = self.files.below("vae");
+        let autoencoder = Autoencoder::open(&files, &compute.floating())?;
+        Ok(
+            match files.single_file().and_then(SingleFile::scale_factor) {
+                Some(factor) => autoencoder.with_scaling_factor(factor),
+                None => autoencoder,
+            },
+        )
     }
 
     /// Reads the text encoder, if there is one; its products are never made of bytes.

@@ -14,8 +14,10 @@
 //! # Ok::<(), latent_models::ModelError>(())
 //! ```
 
+mod adapters;
 mod autoencoder;
 mod config;
+mod convert;
 mod error;
 mod families;
 mod files;
@@ -28,12 +30,14 @@ mod tokenizer;
 mod unet;
 mod weights;
 
+pub use adapters::{Embedding, FileKind, Lora, LoraReport, Strength, recognise};
 pub use autoencoder::{
-    Autoencoder, AutoencoderKl, AutoencoderKlConfig, DownEncoderBlockType, Moments, Quantized,
-    Scaling, SimpleAutoencoder, SimpleAutoencoderConfig, UpDecoderBlockType, VqModel,
-    VqModelConfig, autoencoder_weights,
+    Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig,
+    DownEncoderBlockType, Moments, Quantized, Scaling, SimpleAutoencoder, SimpleAutoencoderConfig,
+    TinyDecoder, UpDecoderBlockType, VqModel, VqModelConfig, autoencoder_weights,
 };
 pub use config::Counts;
+pub use convert::Layout;
 pub use error::ModelError;
 pub use families::{FAMILIES, Family};
 pub use files::FileSource;
@@ -43,7 +47,7 @@ pub use text::{
 };
 pub use tokenizer::{ClipTokenizer, Encoded, train_tokenizer};
 pub use unet::{
-    Context, DownBlockType, MidBlockType, UNet2dCondition, UNet2dConditionConfig, UNetCondition,
-    UpBlockType,
+    Context, ControlNet, ControlNetConfig, ControlNetContext, DownBlockType, MidBlockType,
+    Residuals, UNet2dCondition, UNet2dConditionConfig, UNetCondition, UpBlockType,
 };
 pub use weights::read_parameter;

@@ -26,6 +26,13 @@ pub(crate) struct FileNames {
     read: &'static [&'static str],
 }
 
+impl FileNames {
+    /// The name that a file is written under.
+    pub(crate) fn written(self) -> &'static str {
+        self.written
+    }
+}
+
 /// diffusers' names.
 pub(crate) const DIFFUSERS: FileNames = FileNames {
     written: "diffusion_pytorch_model.safetensors",
@@ -49,6 +56,15 @@ pub(crate) const TRANSFORMERS: FileNames = FileNames {
         "pytorch_model.bin",
     ],
 };
+
+/// The names in the folder of part `name`: text encoders are transformers' models, all others diffusers'.
+pub(crate) fn names_of(name: &str) -> FileNames {
+    if name.starts_with("text_encoder") {
+        TRANSFORMERS
+    } else {
+        DIFFUSERS
+    }
+}
 
 /// Which of several published shapes a model's tensors have.
 #[derive(Clone, Copy, Default)]
@@ -94,6 +110,25 @@ fn spellings(path: &str) -> Vec<String> {
         }
     }
     names
+}
+
+/// The name that files we write give the tensor that a file of part `name` calls `tensor`.
+pub(crate) fn canonical_name(name: &str, tensor: &str) -> String {
+    if name.starts_with("text_encoder") {
+        let bare = ["embeddings.", "encoder.", "final_layer_norm."];
+        if bare.iter().any(|start| tensor.starts_with(start)) {
+            return format!("text_model.{tensor}");
+        }
+        return tensor.to_owned();
+    }
+    OLD_ATTENTION
+        .iter()
+        .fold(tensor.to_owned(), |name, (new, old)| name.replace(old, new))
+}
+
+/// Whether nobody needs the tensor.
+pub(crate) fn is_needless(tensor: &str) -> bool {
+    NEEDLESS.contains(&tensor.rsplit('.').next().unwrap_or(tensor))
 }
 
 /// Whether a tensor of shape `found` is one of shape `needed`: a 1x1 convolution and a linear layer are the same.
@@ -192,7 +227,11 @@ pub(crate) fn open(files: &FileSource, names: FileNames) -> Result<Weights> {
 
 /// Fills `model` from the weights among a folder's files; every tensor must have its place, every place its tensor.
 pub(crate) fn load<M: Module>(model: M, files: &FileSource, names: FileNames) -> Result<M> {
-    let weights = open(files, names)?;
+    fill(model, open(files, names)?)
+}
+
+/// [`load`] from weights that are open.
+pub(crate) fn fill<M: Module>(model: M, weights: Weights) -> Result<M> {
     check_names(&named_parameters(&model), &weights)?;
     fill_parameters(model, |path, shape| parameter(&weights, path, shape))
 }
@@ -219,10 +258,9 @@ fn check_names(parameters: &[Named], weights: &Weights) -> Result<()> {
             needed: first.shape.clone(),
         });
     }
-    let mut unexpected = weights.names().filter(|&name| {
-        let last = name.rsplit('.').next().unwrap_or(name);
-        !used.contains(name) && !NEEDLESS.contains(&last)
-    });
+    let mut unexpected = weights
+        .names()
+        .filter(|&name| !used.contains(name) && !is_needless(name));
     match unexpected.next() {
         Some(first) => Err(ModelError::UnexpectedTensors {
             path: weights.path().to_path_buf(),
@@ -238,14 +276,28 @@ pub(crate) fn save<M: Module, C: ModelConfig>(
     model: &M,
     config: &C,
     folder: &Path,
+    names: (FileNames, Layout),
+    dtype: Dtype,
+) -> Result<()> {
+    save_renamed(model, config, folder, names, dtype, &|path| {
+        Some(written_name(path))
+    })
+}
+
+/// [`save`] with names that `rename` makes of paths; a path without one keeps itself.
+pub(crate) fn save_renamed<M: Module, C: ModelConfig>(
+    model: &M,
+    config: &C,
+    folder: &Path,
     (names, layout): (FileNames, Layout),
     dtype: Dtype,
+    rename: &dyn Fn(&str) -> Option<String>,
 ) -> Result<()> {
     let parameters = export_parameters(model);
     let tensors: Vec<(String, Vec<usize>, &[f32])> = parameters
         .iter()
         .map(|parameter| {
-            let name = written_name(&parameter.path);
+            let name = rename(&parameter.path).unwrap_or_else(|| parameter.path.clone());
             let shape = written_shape(&name, &parameter.shape, layout);
             (name, shape, parameter.values.as_slice())
         })

@@ -17,6 +17,7 @@ use ndarray::{Axis, concatenate, s};
 use crate::latents::Latents;
 use crate::pipeline::{Pipeline, finite, scheduler};
 use crate::settings::Settings;
+use crate::steering::Steering;
 use crate::{Error, Request};
 
 /// Latent positions drawn at once, over all pictures of a batch: eight pictures of 256x256.
@@ -204,6 +205,7 @@ impl Filled {
             eta: request.eta,
             guidance_rescale: self.rescale,
             model: pipeline.model_name.clone(),
+            adapters: pipeline.extras.names.clone(),
         }
     }
 }
@@ -237,17 +239,17 @@ pub(crate) fn draw(
     let total = plan.timesteps.len() * batches.len();
     let (mut finals, mut pictures) = (Vec::new(), Vec::new());
     for (index, seeds) in batches.iter().enumerate() {
+        let calls = plan.timesteps.len();
+        let (context, steering) = told.prepare(pipeline, &filled, [seeds.len(), calls])?;
         let mut guided = Guided {
             pipeline,
-            context: told.context(pipeline, seeds.len()),
+            context,
+            steering,
             guidance: told.guidance,
             rescale: f64::from(filled.rescale),
-            generators: seeds
-                .iter()
-                .map(|&seed| TorchGenerator::new(seed))
-                .collect(),
+            generators: seeds.iter().copied().map(TorchGenerator::new).collect(),
             progress,
-            before: index * plan.timesteps.len(),
+            before: index * calls,
             total,
         };
         let noise = guided.noise([seeds.len(), shape[0], shape[1], shape[2]]);
@@ -352,8 +354,25 @@ impl Told {
         })
     }
 
-    /// The condition of a batch of `n` pictures: the unwanted half first, as diffusers has it.
-    fn context(&self, pipeline: &Pipeline, n: usize) -> Context {
+    /// What the network, and the networks that steer it, are told of a batch of `n` pictures for `calls` evaluations.
+    fn prepare<'a>(
+        &self,
+        pipeline: &'a Pipeline,
+        filled: &Filled,
+        [n, calls]: [usize; 2],
+    ) -> Result<(Context, Steering<'a>), Error> {
+        let (condition, count) = self.condition(pipeline, n);
+        let text = match &condition {
+            UNetCondition::Text(states) => Some(states),
+            UNetCondition::Class(_) | UNetCondition::None => None,
+        };
+        let size = [filled.width, filled.height];
+        let steering = Steering::new(pipeline, text, size, (n, calls))?;
+        Ok((pipeline.unet.prepare(condition, count), steering))
+    }
+
+    /// The condition of a batch of `n` pictures and how many it is for: the unwanted half first, as diffusers has it.
+    fn condition(&self, pipeline: &Pipeline, n: usize) -> (UNetCondition, usize) {
         let conditions: Vec<&Condition> = self
             .unwanted
             .iter()
@@ -382,7 +401,7 @@ impl Told {
         } else {
             UNetCondition::None
         };
-        pipeline.unet.prepare(condition, count)
+        (condition, count)
     }
 }
 
@@ -442,6 +461,7 @@ fn class(pipeline: &Pipeline, words: &str, count: usize) -> Result<u32, Error> {
 struct Guided<'a> {
     pipeline: &'a Pipeline,
     context: Context,
+    steering: Steering<'a>,
     guidance: Option<f64>,
     rescale: f64,
     /// One a picture, so that a picture does not depend on its neighbours.
@@ -462,10 +482,9 @@ impl Denoiser for Guided<'_> {
         }
         let sample = self.pipeline.compute.tensor(values, [copies * n, c, h, w]);
         let timesteps = vec![timestep as f32; copies * n];
-        let output = self
-            .pipeline
-            .unet
-            .forward_prepared(sample, &timesteps, &self.context);
+        let added = self.steering.next(&sample, &timesteps);
+        let unet = &self.pipeline.unet;
+        let output = unet.forward_steered(sample, &timesteps, &self.context, added.as_ref());
         let (values, shape) = to_host(output);
         let output = Array::from_shape_vec(shape, values).map_err(|_| Stopped)?;
         let Some(strength) = self.guidance else {

@@ -16,6 +16,7 @@
 //! [`Pipeline::decode`] give and take [`Latents`]. The networks themselves are in `latent-models`, the samplers in
 //! [`sampling`], for those who build their own loop.
 
+mod adapters;
 mod builtin;
 mod defaults;
 mod draw;
@@ -25,7 +26,9 @@ mod latents;
 mod pipeline;
 mod request;
 mod settings;
+mod steering;
 
+pub use adapters::{Control, PARTS, loras_in_prompt};
 pub use builtin::{builtin_folder, export_builtin, has_builtin};
 pub use defaults::{Defaults, FILE as DEFAULTS_FILE};
 pub use draw::{Generated, Progress};

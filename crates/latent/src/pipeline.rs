@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use latent_formats::Picture;
 use latent_models::{
-    Autoencoder, ClipTextModel, ClipTokenizer, Conditioning, ModelFolder, UNet2dCondition,
+    Autoencoder, ClipTextModel, ClipTokenizer, Conditioning, LoraReport, ModelFolder,
+    UNet2dCondition,
 };
 use latent_nn::{Compute, Precision, select_device, to_host};
 use latent_sampling::{Latents as Array, SchedulerConfig, TorchGenerator};
 use serde_json::Value;
 
+use crate::adapters::{Adapters, Extras};
 use crate::builtin::builtin_folder;
 use crate::defaults::Defaults;
 use crate::draw::{Generated, Progress, draw};
@@ -28,6 +30,7 @@ pub struct Pipeline {
     pub(crate) compute: Compute,
     device_name: String,
     pub(crate) model_name: String,
+    pub(crate) extras: Extras,
 }
 
 /// What reads the words.
@@ -60,6 +63,7 @@ pub struct Builder {
     device: String,
     precision: Option<Precision>,
     config: Option<PathBuf>,
+    pub(crate) adapters: Adapters,
 }
 
 impl Builder {
@@ -120,19 +124,21 @@ impl Builder {
             let reason = "products in 8 bits are made on a CPU only; take `--device cpu`, or another precision";
             return Err(Error::Request(reason.to_owned()));
         }
-        let text = match (folder.text_encoder(&compute)?, folder.tokenizer()?) {
-            (Some(encoder), Some(tokenizer)) => Some(Text { encoder, tokenizer }),
-            _ => None,
-        };
+        let mut extras = Extras::default();
+        let folder = &self.adapters.over(folder.clone(), &mut extras)?;
+        let text = folder.text_encoder(&compute)?.zip(folder.tokenizer()?);
+        let text = self.adapters.words(text, &mut extras)?;
+        self.adapters.networks(folder, &compute, &mut extras)?;
         Ok(Pipeline {
             autoencoder: folder.autoencoder(&compute)?,
             unet: folder.unet(&compute)?,
-            text,
+            text: text.map(|(encoder, tokenizer)| Text { encoder, tokenizer }),
             scheduler: scheduler(&folder.scheduler_config()?)?,
             defaults: Defaults::read(folder.files())?,
             compute,
             device_name: selected.name,
             model_name,
+            extras,
         })
     }
 }
@@ -177,6 +183,7 @@ impl Pipeline {
             device: "auto".to_owned(),
             precision: None,
             config: None,
+            adapters: Adapters::default(),
         }
     }
 
@@ -214,6 +221,7 @@ impl Pipeline {
             compute,
             device_name: "given".to_owned(),
             model_name: "parts".to_owned(),
+            extras: Extras::default(),
         })
     }
 
@@ -303,10 +311,12 @@ impl Pipeline {
         let decode = |one: ndarray::ArrayView3<'_, f32>| {
             let values = one.iter().copied().collect();
             let tensor = self.compute.tensor(values, [1, channels, height, width]);
-            let (values, _) = to_host(
-                self.autoencoder
+            let (values, _) = to_host(match &self.extras.tiny {
+                Some(tiny) => tiny.decode(tensor),
+                None => self
+                    .autoencoder
                     .decode(self.autoencoder.from_diffusion(tensor)),
-            );
+            });
             finite(&values, "the decoder")?;
             Ok(Picture::from_f32_nchw(
                 &values,
@@ -375,6 +385,12 @@ impl Pipeline {
     #[must_use]
     pub fn text_encoder(&self) -> Option<&ClipTextModel> {
         self.text.as_ref().map(|text| &text.encoder)
+    }
+
+    /// How well the LoRAs that were merged in fit the model, in their order.
+    #[must_use]
+    pub fn lora_reports(&self) -> &[LoraReport] {
+        &self.extras.loras
     }
 
     /// Where and how exactly it computes.

@@ -47,6 +47,8 @@ pub struct Settings {
     pub guidance_rescale: f32,
     /// Name of the model.
     pub model: String,
+    /// What was laid over the model: LoRAs with their strengths, embeddings, other parts.
+    pub adapters: Vec<String>,
 }
 
 impl Settings {
@@ -80,6 +82,9 @@ impl Settings {
         if self.guidance_rescale > 0.0 {
             let _ = write!(text, ", CFG Rescale: {}", self.guidance_rescale);
         }
+        if !self.adapters.is_empty() {
+            let _ = write!(text, ", Adapters: {}", quoted(&self.adapters.join(", ")));
+        }
         let _ = write!(text, ", Version: latent {}", env!("CARGO_PKG_VERSION"));
         text
     }
@@ -112,6 +117,7 @@ mod tests {
             eta: None,
             guidance_rescale: 0.0,
             model: "latent".into(),
+            adapters: Vec::new(),
         }
     }
 
@@ -121,6 +127,19 @@ mod tests {
         let expected = "a red apple\nNegative prompt: blurry\nSteps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7.5, \
                         Seed: 42, Size: 128x64, Model: latent, Version: latent ";
         assert!(text.starts_with(expected), "{text}");
+    }
+
+    #[test]
+    fn what_was_laid_over_the_model_is_named() {
+        let text = Settings {
+            adapters: vec!["lora snow:0.8".into(), "embedding <fox>".into()],
+            ..settings()
+        }
+        .parameters();
+        assert!(
+            text.contains("Adapters: \"lora snow:0.8, embedding <fox>\""),
+            "{text}"
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) struct Export {
 
 /// Kinds of numbers that weights are stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Weights {
+pub(crate) enum Weights {
     /// Four bytes, as they are computed with.
     F32,
     /// Two bytes, three decimal digits, the range of f32.

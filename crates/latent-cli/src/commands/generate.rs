@@ -11,6 +11,7 @@ use latent::{Generated, PictureFormat, Pipeline, Progress, Request};
 use serde_json::json;
 
 use crate::args::Model;
+use crate::commands::adapters::{self, Adapters};
 use crate::commands::open;
 use crate::fault::{Fault, Kind};
 use crate::terminal::Terminal;
@@ -28,6 +29,8 @@ const PREVIEW_SIDE: usize = 256;
   latent generate \"a fox\" --seed 1,2,3 -o fox.png          three pictures: fox-1.png, fox-2.png, fox-3.png
   latent generate \"a fox\" --seed 7 --count 8 --preview      seeds 7 to 14, with a preview beside them
   latent generate \"a fox\" --sampler dpmpp_2m_karras --steps 20 --guidance 5 --negative \"blurry\"
+  latent generate \"a fox\" --model ./sd15 --lora snow.safetensors:0.8 --embedding style.pt:mystyle
+  latent generate \"a fox\" --model ./sd15 --control ./canny:photo.png:0.9 --control-preprocess canny
   latent generate                                           a surprise from the built-in model's words
 
 The same prompt, seed and settings give the same bytes on every run, with any number of threads,
@@ -37,6 +40,8 @@ pub(crate) struct Generate {
     prompt: Option<String>,
     #[command(flatten)]
     model: Model,
+    #[command(flatten)]
+    adapters: Adapters,
     /// What the picture should not show.
     #[arg(long, value_name = "WORDS")]
     negative: Option<String>,
@@ -89,7 +94,8 @@ pub(crate) struct Generate {
 
 impl Generate {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
-        let request = self.request()?;
+        let mut request = self.request()?;
+        let prompted = self.adapters.read_prompt(&mut request)?;
         let first = self
             .output
             .clone()
@@ -102,7 +108,9 @@ impl Generate {
         if self.prompt.is_none() {
             terminal.note(format_args!("{}", request.prompt));
         }
-        let pipeline = open::pipeline(&self.model, terminal)?;
+        let lay = |builder| self.adapters.onto(builder, &prompted);
+        let pipeline = open::pipeline_with(&self.model, terminal, lay)?;
+        adapters::report(&pipeline, terminal);
         let started = Instant::now();
         let preview = self.preview.then(|| names::beside(&first, "preview"));
         let generated = draw(&pipeline, &request, preview.as_deref(), terminal);

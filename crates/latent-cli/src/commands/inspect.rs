@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use latent::models::{Conditioning, FileSource, ModelError, ModelFolder};
+use latent::models::{Conditioning, FileSource, ModelError, ModelFolder, recognise};
 use latent_formats::Weights;
 use serde::Serialize;
 
@@ -11,12 +11,13 @@ use crate::commands::open;
 use crate::fault::Fault;
 use crate::terminal::{Terminal, thousands};
 
-/// Show what is in a model folder, a checkpoint of one file, or a weights file.
+/// Show what is in a model folder, a checkpoint of one file, or a weights file, and what it is for.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   latent inspect                                 the built-in model
   latent inspect ./stable-diffusion-v1-5 --json
   latent inspect v1-5-pruned.safetensors         a checkpoint that holds a whole model
+  latent inspect snow.safetensors                a LoRA, an embedding, a ControlNet, a part: what it is for
   latent inspect model.safetensors --tensors     every tensor")]
 pub(crate) struct Inspect {
     /// A model folder in diffusers layout, or a weights file [default: the built-in model].
@@ -24,7 +25,7 @@ pub(crate) struct Inspect {
     /// For a checkpoint of one file: a folder in diffusers layout that has its sizes, tokenizer and scheduler.
     #[arg(long, value_name = "DIR", requires = "path")]
     config: Option<PathBuf>,
-    /// List the tensors of a file; so is every file that holds no whole model.
+    /// List the tensors of a file; so is every file of a kind that is not known.
     #[arg(long, requires = "path")]
     tensors: bool,
 }
@@ -62,7 +63,14 @@ impl Inspect {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
         let config = self.config.as_deref();
         match &self.path {
-            Some(path) if self.tensors || is_bare_weights(path) => tensors(path, terminal),
+            Some(path) if self.tensors => tensors(path, terminal),
+            Some(path) if is_bare_weights(path) => {
+                if kind(path, terminal)? {
+                    Ok(())
+                } else {
+                    tensors(path, terminal)
+                }
+            }
             path => model(path.as_deref(), config, terminal),
         }
     }
@@ -207,6 +215,30 @@ fn table(report: &Report) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// Says what a file without a whole model is for; whether that is known.
+fn kind(path: &Path, terminal: &Terminal) -> Result<bool, Fault> {
+    let weights = Weights::open(path)?;
+    let Some(kind) = recognise(&weights) else {
+        return Ok(false);
+    };
+    let part = Part::new(kind.name(), "", &weights);
+    let line = serde_json::json!({
+        "path": path, "kind": kind.name(), "about": kind.to_string(), "use": kind.use_with(),
+        "tensors": part.tensors, "parameters": part.parameters, "dtypes": part.dtypes, "bytes": part.bytes,
+    });
+    let text = format!(
+        "{} is {kind}; {}\n{} parameters in {} tensors, {}, {:.1} MB",
+        path.display(),
+        kind.use_with(),
+        thousands(part.parameters),
+        part.tensors,
+        part.dtypes.join(" and "),
+        part.bytes as f64 / 1e6
+    );
+    terminal.result(&line, text)?;
+    Ok(true)
 }
 
 /// Every tensor of a file, one a line.

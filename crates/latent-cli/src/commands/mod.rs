@@ -1,8 +1,10 @@
 //! One file a command.
 
 pub(crate) mod about;
+pub(crate) mod adapters;
 pub(crate) mod bench;
 pub(crate) mod completions;
+pub(crate) mod convert;
 pub(crate) mod data;
 pub(crate) mod decode;
 pub(crate) mod devices;

@@ -14,8 +14,20 @@ use crate::terminal::Terminal;
 /// # Errors
 /// When the model or the device cannot be opened.
 pub(crate) fn pipeline(model: &Model, terminal: &Terminal) -> Result<Pipeline, Fault> {
+    pipeline_with(model, terminal, Ok)
+}
+
+/// [`pipeline`] with what `lay` lays over the model.
+///
+/// # Errors
+/// As [`pipeline`], and those of `lay`.
+pub(crate) fn pipeline_with(
+    model: &Model,
+    terminal: &Terminal,
+    lay: impl FnOnce(latent::Builder) -> Result<latent::Builder, Fault>,
+) -> Result<Pipeline, Fault> {
+    let mut builder = lay(builder(&model.compute))?;
     let spinner = terminal.spinner("opening the model");
-    let mut builder = builder(&model.compute);
     if let Some(config) = &model.config {
         builder = builder.config(config);
     }

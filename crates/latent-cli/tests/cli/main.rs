@@ -1,5 +1,6 @@
 //! The command as a user runs it: every test starts the built program.
 
+mod adapters;
 mod encode;
 mod generate;
 mod refusals;

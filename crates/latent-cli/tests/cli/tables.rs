@@ -206,6 +206,7 @@ fn help_lists_every_command_with_examples_and_exit_codes() {
         "eval",
         "export",
         "inspect",
+        "convert",
         "prompt",
         "samplers",
         "devices",

@@ -1,4 +1,4 @@
-//! The three kinds of autoencoder as one.
+//! The kinds of autoencoder as one.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use latent_nn::Compute;
 use serde_json::Value;
 
 use super::{
-    AutoencoderKl, AutoencoderKlConfig, SimpleAutoencoder, SimpleAutoencoderConfig, VqModel,
-    VqModelConfig,
+    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, SimpleAutoencoder,
+    SimpleAutoencoderConfig, VqModel, VqModelConfig,
 };
 use crate::config::{self, ModelConfig};
 use crate::error::{ModelError, Result};
@@ -28,6 +28,8 @@ pub enum Autoencoder {
     Vq(VqModel),
     /// Strided convolutions only.
     Simple(SimpleAutoencoder),
+    /// `AutoencoderTiny`.
+    Tiny(AutoencoderTiny),
 }
 
 /// The config of an autoencoder of any kind.
@@ -36,6 +38,7 @@ pub(crate) enum AutoencoderConfig {
     Kl(AutoencoderKlConfig),
     Vq(VqModelConfig),
     Simple(SimpleAutoencoderConfig),
+    Tiny(AutoencoderTinyConfig),
 }
 
 impl AutoencoderConfig {
@@ -49,11 +52,12 @@ impl AutoencoderConfig {
             Some(AutoencoderKlConfig::CLASS) => Ok(Self::Kl(config::parse(&bytes, &path)?)),
             Some(VqModelConfig::CLASS) => Ok(Self::Vq(config::parse(&bytes, &path)?)),
             Some(SimpleAutoencoderConfig::CLASS) => Ok(Self::Simple(config::parse(&bytes, &path)?)),
+            Some(AutoencoderTinyConfig::CLASS) => Ok(Self::Tiny(config::parse(&bytes, &path)?)),
             _ => Err(ModelError::Config {
                 place: format!("`{}`", path.display()),
                 key: "_class_name".into(),
                 reason: format!(
-                    "is {class}; Latent knows the autoencoders `AutoencoderKL`, `VQModel` and `SimpleAutoencoder`"
+                    "is {class}; Latent knows the autoencoders `AutoencoderKL`, `AutoencoderTiny`, `VQModel` and `SimpleAutoencoder`"
                 ),
             }),
         }
@@ -65,6 +69,7 @@ impl AutoencoderConfig {
             Self::Kl(config) => config.trunk().downsampling(),
             Self::Vq(config) => config.trunk().downsampling(),
             Self::Simple(config) => config.downsampling(),
+            Self::Tiny(config) => config.downsampling(),
         }
     }
 
@@ -74,6 +79,7 @@ impl AutoencoderConfig {
             Self::Kl(config) => config.latent_channels,
             Self::Vq(config) => config.embed_dim(),
             Self::Simple(config) => config.latent_channels,
+            Self::Tiny(config) => config.latent_channels,
         }
     }
 }
@@ -99,6 +105,7 @@ macro_rules! of_any {
             Autoencoder::Kl($model) => $body,
             Autoencoder::Vq($model) => $body,
             Autoencoder::Simple($model) => $body,
+            Autoencoder::Tiny($model) => $body,
         }
     };
 }
@@ -121,6 +128,7 @@ impl Autoencoder {
             AutoencoderConfig::Kl(_) => Self::Kl(AutoencoderKl::open(files, compute)?),
             AutoencoderConfig::Vq(_) => Self::Vq(VqModel::open(files, compute)?),
             AutoencoderConfig::Simple(_) => Self::Simple(SimpleAutoencoder::open(files, compute)?),
+            AutoencoderConfig::Tiny(_) => Self::Tiny(AutoencoderTiny::open(files, compute)?),
         })
     }
 
@@ -138,6 +146,7 @@ impl Autoencoder {
             Self::Kl(_) => AutoencoderKlConfig::CLASS,
             Self::Vq(_) => VqModelConfig::CLASS,
             Self::Simple(_) => SimpleAutoencoderConfig::CLASS,
+            Self::Tiny(_) => AutoencoderTinyConfig::CLASS,
         }
     }
 
@@ -152,6 +161,7 @@ impl Autoencoder {
             Self::Kl(model) => model.config().latent_channels,
             Self::Vq(model) => model.config().embed_dim(),
             Self::Simple(model) => model.config().latent_channels,
+            Self::Tiny(model) => model.config().latent_channels,
         }
     }
 
@@ -160,11 +170,22 @@ impl Autoencoder {
         of_any!(self, model => model.config().scaling_factor)
     }
 
+    /// The same autoencoder with another `scaling_factor` in its config.
+    #[must_use]
+    pub fn with_scaling_factor(&self, factor: f64) -> Self {
+        match self {
+            Self::Kl(model) => Self::Kl(model.with_scaling_factor(factor)),
+            Self::Vq(model) => Self::Vq(model.with_scaling_factor(factor)),
+            Self::Simple(model) => Self::Simple(model.with_scaling_factor(factor)),
+            Self::Tiny(model) => Self::Tiny(model.with_scaling_factor(factor)),
+        }
+    }
+
     /// How latents are scaled for diffusion.
     pub fn scaling(&self) -> Scaling {
         let config = match self {
             Self::Kl(model) => Some(model.config()),
-            Self::Vq(_) | Self::Simple(_) => None,
+            Self::Vq(_) | Self::Simple(_) | Self::Tiny(_) => None,
         };
         let means = config.and_then(|config| config.latents_mean.clone());
         let stds = config.and_then(|config| config.latents_std.clone());
@@ -187,6 +208,7 @@ impl Autoencoder {
             Self::Kl(model) => model.encode(pictures),
             Self::Simple(model) => model.encode(pictures),
             Self::Vq(model) => return (model.encode(pictures), None),
+            Self::Tiny(model) => return (model.encode(pictures), None),
         };
         let std = moments.std();
         (moments.mean, Some(std))

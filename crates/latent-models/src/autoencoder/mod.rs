@@ -4,6 +4,7 @@ mod any;
 mod config;
 mod kl;
 mod simple;
+mod tiny;
 mod trunk;
 mod vq;
 
@@ -15,4 +16,6 @@ pub use config::{
 };
 pub use kl::{AutoencoderKl, Moments};
 pub use simple::SimpleAutoencoder;
+pub(crate) use tiny::is_tiny;
+pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig, TinyDecoder};
 pub use vq::{Quantized, VqModel};

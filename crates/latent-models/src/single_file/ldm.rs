@@ -8,21 +8,21 @@ use latent_formats::Weights;
 /// The tensor that every U-Net of this layout has.
 pub(super) const FIRST: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
-const UNET: &str = "model.diffusion_model.";
-const AUTOENCODER: &str = "first_stage_model.";
-const TEXT_ENCODER: &str = "cond_stage_model.transformer.";
+pub(super) const UNET: &str = "model.diffusion_model.";
+pub(super) const AUTOENCODER: &str = "first_stage_model.";
+pub(super) const TEXT_ENCODER: &str = "cond_stage_model.transformer.";
 
 /// What the numbers in names count from, which differs between the two layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sizes {
+pub(crate) struct Sizes {
     /// Residual blocks of a level of the U-Net's way down.
-    layers: usize,
+    pub(super) layers: usize,
     /// Levels of the autoencoder, whose way up is numbered from the end.
-    levels: usize,
+    pub(super) levels: usize,
 }
 
 /// The U-Net's parts outside its blocks.
-const UNET_ENDS: &[(&str, &str)] = &[
+pub(super) const UNET_ENDS: &[(&str, &str)] = &[
     ("time_embed.0.", "time_embedding.linear_1."),
     ("time_embed.2.", "time_embedding.linear_2."),
     ("input_blocks.0.0.", "conv_in."),
@@ -31,7 +31,7 @@ const UNET_ENDS: &[(&str, &str)] = &[
 ];
 
 /// Inside a residual block of the U-Net.
-const UNET_RESIDUAL: &[(&str, &str)] = &[
+pub(super) const UNET_RESIDUAL: &[(&str, &str)] = &[
     ("in_layers.0.", "norm1."),
     ("in_layers.2.", "conv1."),
     ("emb_layers.1.", "time_emb_proj."),
@@ -41,7 +41,7 @@ const UNET_RESIDUAL: &[(&str, &str)] = &[
 ];
 
 /// Of one half of the autoencoder, outside its levels.
-const AUTOENCODER_ENDS: &[(&str, &str)] = &[
+pub(super) const AUTOENCODER_ENDS: &[(&str, &str)] = &[
     ("norm_out.", "conv_norm_out."),
     ("mid.block_1.", "mid_block.resnets.0."),
     ("mid.block_2.", "mid_block.resnets.1."),
@@ -54,7 +54,7 @@ const AUTOENCODER_ENDS: &[(&str, &str)] = &[
 
 impl Sizes {
     /// The sizes that a checkpoint's names tell.
-    pub(super) fn of(weights: &Weights) -> Self {
+    pub(crate) fn of(weights: &Weights) -> Self {
         let has = |prefix: &str| weights.names().any(|name| name.starts_with(prefix));
         let count = |name: &dyn Fn(usize) -> String| (0..).take_while(|&i| has(&name(i))).count();
         let blocks = count(&|i| format!("{UNET}input_blocks.{i}."));
@@ -66,7 +66,7 @@ impl Sizes {
     }
 
     /// The name in a diffusers folder's `part` of the tensor `key`; `None` if it belongs to another part.
-    pub(super) fn diffusers_name(self, part: &str, key: &str) -> Option<String> {
+    pub(crate) fn diffusers_name(self, part: &str, key: &str) -> Option<String> {
         match part {
             "unet" => self.unet(key.strip_prefix(UNET)?),
             "vae" => self.autoencoder(key.strip_prefix(AUTOENCODER)?),
@@ -147,7 +147,7 @@ fn residual(name: &str) -> String {
 }
 
 /// `name` with the beginning that a row of `table` replaces.
-pub(super) fn replaced(name: &str, table: &[(&str, &str)]) -> Option<String> {
+pub(crate) fn replaced(name: &str, table: &[(&str, &str)]) -> Option<String> {
     table.iter().find_map(|(theirs, ours)| {
         let rest = name.strip_prefix(theirs)?;
         Some(format!("{ours}{rest}"))

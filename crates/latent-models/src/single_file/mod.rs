@@ -3,9 +3,16 @@
 //! A checkpoint has weights only. Sizes, tokenizer and scheduler come from a diffusers folder, or for the common
 //! families from files inside the program; the weights are shown to the parts under diffusers' names, where they lie.
 
+mod back;
 mod ldm;
+mod loose;
 mod open_clip;
 
+pub(crate) use back::LdmNames;
+pub(crate) use ldm::{Sizes, replaced};
+pub(crate) use loose::{loose_part, part_in, part_name};
+
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use latent_formats::{Renamed, Weights};
@@ -61,6 +68,11 @@ pub(crate) struct SingleFile {
     /// For Stable Diffusion 2.x, whose text encoder is OpenCLIP's.
     open_clip: Option<OpenClip>,
 }
+
+/// Begins the names of a U-Net's moving average.
+const EMA: &str = "model_ema.";
+/// What a checkpoint of latent diffusion's code calls the factor of its latents.
+pub(crate) const SCALE_FACTOR: &str = "scale_factor";
 
 /// A tensor that only one kind of checkpoint has, and why that kind is not opened.
 const STRANGERS: &[(&str, &str)] = &[
@@ -131,6 +143,34 @@ impl SingleFile {
                 name.map(Renamed::whole).into_iter().collect()
             }
         })
+    }
+
+    /// One over the standard deviation of its autoencoder's latents, where the checkpoint says it.
+    pub(crate) fn scale_factor(&self) -> Option<f64> {
+        let values = self.weights.tensor(SCALE_FACTOR).ok()?.to_f32();
+        let factor = f64::from(*values.first()?);
+        (values.len() == 1 && factor.is_finite() && factor > 0.0).then_some(factor)
+    }
+
+    /// The U-Net's moving average under diffusers' names; `None` if the checkpoint has none.
+    ///
+    /// Its names are those of the U-Net without their dots.
+    ///
+    /// Source: CompVis' `LitEma`; diffusers' `convert_ldm_unet_checkpoint` with `extract_ema`.
+    pub(crate) fn averaged_unet(&self) -> Option<Weights> {
+        let ours: BTreeMap<String, String> = self
+            .weights
+            .names()
+            .filter_map(|key| {
+                let inside = key.strip_prefix("model.")?;
+                let name = self.sizes.diffusers_name("unet", key)?;
+                Some((format!("{EMA}{}", inside.replace('.', "")), name))
+            })
+            .collect();
+        let averaged = self
+            .weights
+            .renamed(|key| ours.get(key).map(Renamed::whole).into_iter().collect());
+        (!averaged.is_empty()).then_some(averaged)
     }
 
     /// Why it cannot be drawn with unless a folder says more; `None` if it can.

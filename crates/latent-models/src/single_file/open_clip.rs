@@ -4,10 +4,10 @@
 
 use latent_formats::{Renamed, Weights};
 
-const PREFIX: &str = "cond_stage_model.model.";
+pub(super) const PREFIX: &str = "cond_stage_model.model.";
 
 /// Outside the layers.
-const ENDS: &[(&str, &str)] = &[
+pub(super) const ENDS: &[(&str, &str)] = &[
     (
         "positional_embedding",
         "text_model.embeddings.position_embedding.weight",
@@ -21,7 +21,7 @@ const ENDS: &[(&str, &str)] = &[
 ];
 
 /// Inside a layer.
-const LAYER: &[(&str, &str)] = &[
+pub(super) const LAYER: &[(&str, &str)] = &[
     ("ln_1.", "layer_norm1."),
     ("ln_2.", "layer_norm2."),
     ("attn.out_proj.", "self_attn.out_proj."),

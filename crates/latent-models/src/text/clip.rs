@@ -47,6 +47,17 @@ struct TextTransformer {
 struct TextEmbeddings {
     token_embedding: Embedding,
     position_embedding: Embedding,
+    #[module(skip)]
+    added: Option<AddedVectors>,
+}
+
+/// Vectors of tokens beyond the vocabulary.
+#[derive(Clone, Debug)]
+struct AddedVectors {
+    /// Behind one of zeros, which stands for none: `[1 + count, c]`.
+    table: Tensor<2>,
+    /// The first one's id.
+    first: usize,
 }
 
 #[derive(Module, Debug)]
@@ -65,6 +76,7 @@ impl ClipTextModel {
         let embeddings = TextEmbeddings {
             token_embedding: Embedding::new([config.vocab_size, width], init),
             position_embedding: Embedding::new([config.max_position_embeddings, width], init),
+            added: None,
         };
         let layers = (0..config.num_hidden_layers)
             .map(|_| TextLayer::new(config, init))
@@ -124,6 +136,28 @@ impl ClipTextModel {
         &self.config
     }
 
+    /// The encoder with the vectors `[count, c]` of added tokens, row after row, whose ids count from `first`.
+    ///
+    /// # Panics
+    /// If the values are no whole number of vectors.
+    #[must_use]
+    pub fn with_added_vectors(mut self, vectors: &[f32], first: usize) -> Self {
+        let width = self.config.hidden_size;
+        let mut values = vec![0.0; width];
+        values.extend_from_slice(vectors);
+        let device = self.text_model.final_layer_norm.weight.device();
+        let compute = Compute {
+            device,
+            precision: Precision::F32,
+        };
+        let count = values.len() / width;
+        self.text_model.embeddings.added = Some(AddedVectors {
+            table: compute.tensor(values, [count, width]),
+            first,
+        });
+        self
+    }
+
     /// Token ids `[n, l]`, `l` at most `max_position_embeddings`, to states.
     ///
     /// # Panics
@@ -158,7 +192,10 @@ impl ClipTextModel {
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let embeddings = &self.text_model.embeddings;
         let length = ids.dims()[1];
-        let tokens = embeddings.token_embedding.forward(ids);
+        let tokens = match &embeddings.added {
+            None => embeddings.token_embedding.forward(ids),
+            Some(added) => embeddings.with_added(ids, added),
+        };
         tokens + embeddings.position_embedding.first(length).unsqueeze()
     }
 
@@ -177,13 +214,37 @@ impl ClipTextModel {
         let length = ids.dims()[1];
         let ids: Vec<u32> = ids.clone().into_data().iter::<u32>().collect();
         let end = |text: &[u32]| match self.config.eos_token_id {
-            2 => (0..length).rev().max_by_key(|&position| text[position]),
+            // Added tokens have ids above the end's.
+            2 => (0..length).rev().max_by_key(|&position| {
+                let id = text[position];
+                let added = self.text_model.embeddings.added.as_ref();
+                let known = added.is_none_or(|added| (id as usize) < added.first);
+                if known { id } else { 0 }
+            }),
             eos => text.iter().position(|&id| id == eos),
         };
         // A text without an end token is pooled at its start, as torch's `argmax` of zeros does.
         ids.chunks_exact(length)
             .map(|text| end(text).unwrap_or(0))
             .collect()
+    }
+}
+
+impl TextEmbeddings {
+    /// Vectors `[n, l, c]` of ids `[n, l]`, added tokens among them.
+    fn with_added(&self, ids: Tensor<2, Int>, added: &AddedVectors) -> Tensor<3> {
+        let first = added.first as i64;
+        let is_added = ids.clone().greater_equal_elem(first);
+        let known = ids.clone().mask_fill(is_added.clone(), 0);
+        // Row 0 of the added ones stands for none.
+        let extra = ids
+            .sub_scalar(first - 1)
+            .mask_fill(is_added.clone().bool_not(), 0);
+        let known = self.token_embedding.forward(known);
+        let extra = burn::tensor::module::embedding(added.table.clone(), extra);
+        let shape = known.dims();
+        let mask = is_added.unsqueeze_dim::<3>(2).expand(shape);
+        known.mask_where(mask, extra)
     }
 }
 

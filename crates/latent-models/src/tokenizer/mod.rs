@@ -1,5 +1,6 @@
 //! CLIP's tokenizer: text to ids, exactly as transformers does it.
 
+mod added;
 mod alphabet;
 mod files;
 mod pieces;
@@ -16,6 +17,7 @@ use tokenizers::Tokenizer;
 use crate::error::Result;
 use crate::files::FileSource;
 use crate::text::ClipTextConfig;
+use added::{Added, Piece};
 use files::Vocabulary;
 
 /// What ends a word in the vocabulary's spelling of a piece.
@@ -28,6 +30,8 @@ const END_OF_WORD: &str = "</w>";
 pub struct ClipTokenizer {
     inner: Arc<Inner>,
     length: usize,
+    /// Words beyond the vocabulary, such as those of embeddings.
+    added: Arc<Vec<Added>>,
 }
 
 #[derive(Debug)]
@@ -89,6 +93,7 @@ impl ClipTokenizer {
                 pad,
             }),
             length,
+            added: Arc::default(),
         })
     }
 
@@ -103,28 +108,44 @@ impl ClipTokenizer {
     /// Ids of `text`: start, pieces, end, padding up to [`ClipTokenizer::length`].
     pub fn encode(&self, text: &str) -> Encoded {
         let inner = &self.inner;
-        // Every piece is in the vocabulary or is its unknown token, which was checked when it was built.
-        let encoding = match inner.tokenizer.encode(text, false) {
-            Ok(encoding) => encoding,
-            Err(error) => unreachable!("a checked vocabulary encodes every text: {error}"),
-        };
+        let pieces = self.pieces(text);
         let room = self.length - 2;
-        let kept = encoding.len().min(room);
+        let kept = pieces.len().min(room);
         let mut ids = vec![inner.bos];
-        ids.extend(&encoding.get_ids()[..kept]);
+        ids.extend(pieces[..kept].iter().map(|piece| piece.id));
         ids.push(inner.eos);
         ids.resize(self.length, inner.pad);
-        let cut = encoding.get_offsets().get(room).map(|&(start, _)| {
-            let start = (0..=start.min(text.len()))
+        let cut = pieces.get(room).map(|piece| {
+            let start = (0..=piece.start.min(text.len()))
                 .rev()
                 .find(|&at| text.is_char_boundary(at));
             text[start.unwrap_or(0)..].trim().to_owned()
         });
+        let pieces = pieces.into_iter().take(kept);
         Encoded {
             ids,
-            pieces: encoding.get_tokens()[..kept].to_vec(),
+            pieces: pieces.map(|piece| piece.spelling).collect(),
             cut,
         }
+    }
+
+    /// The pieces of a text without added words, which begins at byte `start` of a longer one.
+    fn plain_pieces(&self, text: &str, start: usize) -> Vec<Piece> {
+        // Every piece is in the vocabulary or is its unknown token, which was checked when it was built.
+        let encoding = match self.inner.tokenizer.encode(text, false) {
+            Ok(encoding) => encoding,
+            Err(error) => unreachable!("a checked vocabulary encodes every text: {error}"),
+        };
+        let places = encoding.get_offsets().iter();
+        let spelled = encoding.get_ids().iter().zip(encoding.get_tokens());
+        spelled
+            .zip(places)
+            .map(|((&id, spelling), &(from, _))| Piece {
+                id,
+                spelling: spelling.clone(),
+                start: start + from,
+            })
+            .collect()
     }
 
     /// The text that ids stand for, without start, end and padding; bytes that are no UTF-8 become `�`.

@@ -1,9 +1,13 @@
-//! The U-Net: `UNet2DConditionModel`.
+//! The U-Net, `UNet2DConditionModel`, and the networks that steer it, `ControlNetModel`.
 
 mod blocks;
 mod config;
+mod controlnet;
+mod controlnet_config;
 mod model;
 mod transformer;
 
 pub use config::{DownBlockType, MidBlockType, UNet2dConditionConfig, UpBlockType};
+pub use controlnet::{ControlNet, ControlNetContext, Residuals};
+pub use controlnet_config::ControlNetConfig;
 pub use model::{Context, UNet2dCondition, UNetCondition};

@@ -12,6 +12,7 @@ use latent_nn::{Compute, Init, Precision, ops};
 
 use super::blocks::{Builder, DownBlock, MidBlock, Told, UpBlock};
 use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig, UpBlockType};
+use super::controlnet::Residuals;
 use super::transformer::KeysValues;
 use crate::config::{self, ModelConfig};
 use crate::error::Result;
@@ -236,6 +237,31 @@ impl UNet2dCondition {
         context: &Context,
         watch: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Tensor<4> {
+        self.run(sample, timesteps, context, None, watch)
+    }
+
+    /// [`UNet2dCondition::forward_prepared`] with what ControlNets add to its skips and its middle.
+    ///
+    /// # Panics
+    /// If the shapes do not fit together.
+    pub fn forward_steered(
+        &self,
+        sample: Tensor<4>,
+        timesteps: &[f32],
+        context: &Context,
+        residuals: Option<&Residuals>,
+    ) -> Tensor<4> {
+        self.run(sample, timesteps, context, residuals, &mut |_, _| ())
+    }
+
+    fn run(
+        &self,
+        sample: Tensor<4>,
+        timesteps: &[f32],
+        context: &Context,
+        residuals: Option<&Residuals>,
+        watch: &mut dyn FnMut(&str, &Tensor<4>),
+    ) -> Tensor<4> {
         let mut told = Told {
             time: ops::silu(self.embed_time(timesteps, context, &sample)),
             text: context.text.iter(),
@@ -250,6 +276,12 @@ impl UNet2dCondition {
         if let Some(block) = &self.mid_block {
             x = block.forward(x, &mut told);
             watch("mid_block", &x);
+        }
+        if let Some(residuals) = residuals {
+            x = ops::add(x, residuals.mid.clone());
+            for (skip, residual) in skips.iter_mut().zip(&residuals.down) {
+                *skip = ops::add(skip.clone(), residual.clone());
+            }
         }
         for (index, block) in self.up_blocks.iter().enumerate() {
             x = block.forward(x, &mut told, &mut skips);

@@ -1,0 +1,267 @@
+//! Whole runs with adapters, against what diffusers computed with the same tiny Stable Diffusion 1 folder.
+//!
+//! Tolerances are time steps exact, final latents 1e-3 of the largest expected value in f32.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use latent::models::{Layout, ModelFolder, Strength};
+use latent::{Builder, Control, Generated, Picture, Pipeline, Precision, Request};
+use latent_formats::{Dtype, SafetensorsWriter, Weights};
+use serde_json::Value;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../latent-models/tests/fixtures")
+}
+
+fn tiny() -> PathBuf {
+    fixtures().join("sd1-tiny")
+}
+
+fn adapter(name: &str) -> PathBuf {
+    fixtures().join("adapters").join(name)
+}
+
+fn builder() -> Builder {
+    Pipeline::builder().device("cpu").precision(Precision::F32)
+}
+
+fn run(name: &str) -> Value {
+    let text = fs::read_to_string(adapter("case.json")).expect("the settings");
+    let cases: Value = serde_json::from_str(&text).expect("JSON");
+    cases["runs"][name].clone()
+}
+
+fn request(run: &Value) -> Request {
+    let call = &run["call"];
+    let mut config = run["scheduler_config"].clone();
+    config["_class_name"] = run["scheduler_class"].clone();
+    let word = |key: &str| call[key].as_str().unwrap_or_default().to_owned();
+    Request {
+        prompt: word("prompt"),
+        negative_prompt: word("negative_prompt"),
+        width: Some(64),
+        height: Some(64),
+        steps: run["steps"].as_u64().map(|steps| steps as usize),
+        guidance: call["guidance_scale"].as_f64().map(|value| value as f32),
+        seeds: vec![run["seeds"][0].as_u64().expect("a seed")],
+        scheduler_config: Some(config),
+        ..Request::default()
+    }
+}
+
+/// Draws the run `name` with what `builder` lays over the tiny model, and compares its latents with those of diffusers.
+#[track_caller]
+fn equals_diffusers(name: &str, builder: Builder) -> Generated {
+    let pipeline = builder.open(tiny()).expect("the tiny model opens");
+    let drawn = pipeline.generate(&request(&run(name))).expect("a picture");
+    let expected = Weights::open(&adapter("expected.safetensors")).expect("expected values");
+    let latents = expected
+        .read_f32(&format!("run/{name}/latents_final"))
+        .expect("latents");
+    let scale = latents
+        .iter()
+        .fold(0.0_f32, |most, value| most.max(value.abs()));
+    let found = drawn.latents.values();
+    assert_eq!(found.len(), latents.len());
+    let off = found
+        .iter()
+        .zip(&latents)
+        .map(|(a, b)| (a - b).abs() / scale);
+    let worst = off.fold(0.0, f32::max);
+    assert!(worst <= 1e-3, "{name}: {worst:e} of the largest value");
+    drawn
+}
+
+#[test]
+fn a_lora_of_each_dialect_and_strength_equals_diffusers() {
+    equals_diffusers("base_ddim", builder());
+    for file in ["lora_kohya.safetensors", "lora_peft.safetensors"] {
+        let lora = |strength| builder().lora(adapter(file), strength);
+        equals_diffusers("lora_full_ddim", lora(1.0));
+        equals_diffusers("lora_half_ddim", lora(0.5));
+        // Half and half again is the whole.
+        equals_diffusers("lora_full_ddim", lora(0.5).lora(adapter(file), 0.5));
+        let unet = Strength {
+            unet: 1.0,
+            text: 0.0,
+        };
+        equals_diffusers(
+            "lora_unet_only_ddim",
+            builder().lora_with(adapter(file), unet),
+        );
+    }
+}
+
+#[test]
+fn lycoris_kinds_equal_their_formulas() {
+    equals_diffusers(
+        "loha_ddim",
+        builder().lora(adapter("loha.safetensors"), 1.0),
+    );
+    equals_diffusers(
+        "lokr_ddim",
+        builder().lora(adapter("lokr.safetensors"), 1.0),
+    );
+    equals_diffusers(
+        "dora_ddim",
+        builder().lora(adapter("dora_kohya.safetensors"), 1.0),
+    );
+}
+
+#[test]
+fn a_textual_inversion_of_each_container_equals_diffusers() {
+    for file in [
+        "embedding_a1111.pt",
+        "embedding_a1111.safetensors",
+        "embedding_diffusers.safetensors",
+    ] {
+        let word = Some("<my-style>".to_owned());
+        let drawn = equals_diffusers("ti_ddim", builder().embedding(adapter(file), word));
+        assert_eq!(drawn.settings[0].adapters, ["embedding <my-style>"]);
+    }
+}
+
+/// The picture that the ControlNet looked at.
+fn seen() -> Picture {
+    let expected = Weights::open(&adapter("expected.safetensors")).expect("expected values");
+    let planes = expected
+        .read_f32("controlnet/cond_u8")
+        .expect("the picture");
+    let rgb =
+        (0..64 * 64).flat_map(|at| [0, 1, 2].map(|channel| planes[channel * 64 * 64 + at] as u8));
+    Picture::new(64, 64, rgb.collect()).expect("a picture")
+}
+
+#[test]
+fn a_controlnet_with_a_window_and_by_guessing_equals_diffusers() {
+    for model in ["controlnet", "controlnet_orig.safetensors"] {
+        let control = Control::new(adapter(model), seen());
+        equals_diffusers("controlnet_ddim", builder().control(control.clone()));
+        let window = Control {
+            strength: 0.6,
+            start: 0.2,
+            end: 0.7,
+            ..control.clone()
+        };
+        equals_diffusers("controlnet_scale06_window", builder().control(window));
+        let half = Control {
+            strength: 0.5,
+            ..control.clone()
+        };
+        equals_diffusers(
+            "controlnet_ddim",
+            builder().control(half.clone()).control(half),
+        );
+        let guess = Control {
+            guess: true,
+            ..control
+        };
+        equals_diffusers("controlnet_guess", builder().control(guess));
+    }
+}
+
+#[test]
+fn a_picture_that_is_steered_does_not_depend_on_its_neighbours() {
+    let control = Control::new(adapter("controlnet"), seen());
+    let pipeline = builder().control(control).open(tiny()).expect("opens");
+    let draw = |seeds: &[u64]| {
+        let request = Request {
+            seeds: seeds.to_vec(),
+            ..request(&run("controlnet_ddim"))
+        };
+        pipeline.generate(&request).expect("pictures").pictures
+    };
+    let (together, alone) = (draw(&[3, 11]), draw(&[11]));
+    assert_eq!(together[1].rgb(), alone[0].rgb());
+}
+
+#[test]
+fn the_tiny_decoder_draws_what_its_latents_are() {
+    let pipeline = builder()
+        .tiny_decoder(adapter("taesd"))
+        .open(tiny())
+        .expect("opens");
+    let request = request(&run("base_ddim"));
+    let mut previews = 0;
+    let drawn = pipeline.generate_with(&request, |progress| {
+        previews += usize::from(progress.preview(64).is_ok());
+        std::ops::ControlFlow::Continue(())
+    });
+    let drawn = drawn.expect("a picture");
+    assert_eq!(previews, 6);
+    let plain = builder().open(tiny()).expect("opens");
+    let plain = plain.generate(&request).expect("a picture");
+    assert_eq!(drawn.latents, plain.latents);
+    assert_ne!(drawn.pictures[0].rgb(), plain.pictures[0].rgb());
+    assert_eq!(drawn.pictures[0].width(), 64);
+}
+
+/// A copy of the kohya file with one tensor more.
+fn with_a_stranger(place: &Path) -> PathBuf {
+    let file = Weights::open(&adapter("lora_kohya.safetensors")).expect("a LoRA");
+    let mut tensors = vec![("lora_unet_nowhere.alpha".to_owned(), Vec::new(), vec![1.0])];
+    for name in file.names() {
+        let shape = file.describe(name).expect("there").1.to_vec();
+        tensors.push((name.to_owned(), shape, file.read_f32(name).expect("values")));
+    }
+    let mut writer = SafetensorsWriter::new();
+    for (name, shape, values) in &tensors {
+        writer = writer
+            .f32(name, shape, values, Dtype::F32)
+            .expect("a tensor");
+    }
+    let path = place.join("stranger.safetensors");
+    writer.write(&path).expect("written");
+    path
+}
+
+#[test]
+fn tensors_without_a_place_are_told_of_and_refused_when_strict() {
+    let place = tempfile::tempdir().expect("a folder");
+    let path = with_a_stranger(place.path());
+    let pipeline = builder().lora(&path, 1.0).open(tiny()).expect("opens");
+    let report = &pipeline.lora_reports()[0];
+    assert_eq!((report.matched, report.total), (456, 457));
+    let warning = report.warning().expect("a warning");
+    assert!(
+        warning.contains("1 of 457") && warning.contains("lora_unet_nowhere.alpha"),
+        "{warning}"
+    );
+    let refused = builder()
+        .lora(&path, 1.0)
+        .strict()
+        .open(tiny())
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("lora_unet_nowhere.alpha"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_model_written_in_the_other_layout_draws_the_same_picture_to_the_bit() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (file, back) = (
+        place.path().join("a.safetensors"),
+        place.path().join("back"),
+    );
+    let folder = ModelFolder::open(&tiny()).expect("opens");
+    folder
+        .convert(&file, Layout::Single, None)
+        .expect("written");
+    let single = ModelFolder::open_file(&file, Some(&tiny())).expect("opens");
+    single
+        .convert(&back, Layout::Diffusers, None)
+        .expect("written");
+    let request = request(&run("base_ddim"));
+    let draw = |pipeline: Pipeline| pipeline.generate(&request).expect("a picture");
+    let expected = draw(builder().open(tiny()).expect("opens"));
+    for drawn in [
+        draw(builder().config(tiny()).open(&file).expect("opens")),
+        draw(builder().open(&back).expect("opens")),
+    ] {
+        assert_eq!(drawn.latents, expected.latents);
+        assert_eq!(drawn.pictures[0].rgb(), expected.pictures[0].rgb());
+    }
+}
