@@ -2,6 +2,7 @@
 
 mod encode;
 mod generate;
+mod modes;
 mod refusals;
 mod support;
 mod tables;
