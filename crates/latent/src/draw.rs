@@ -358,12 +358,7 @@ pub(crate) fn draw(
         picture.set_text("parameters", settings.parameters());
     }
     let mut warnings = told.warnings;
-    if passes.iter().any(|pass| pass.origin.thin) {
-        warnings.push(format!(
-            "latents of {0}x{0} pixels lose most of this thin mask; `--mask-grow {0}` widens it",
-            pipeline.downsampling()
-        ));
-    }
+    warnings.extend(thin_mask(pipeline, &passes));
     let timesteps = passes
         .iter()
         .flat_map(|pass| &pass.plan.timesteps[pass.plan.first..]);
@@ -373,6 +368,16 @@ pub(crate) fn draw(
         settings,
         timesteps: timesteps.copied().collect(),
         warnings,
+    })
+}
+
+/// What to say of a mask that latents lose most of.
+fn thin_mask(pipeline: &Pipeline, passes: &[Pass]) -> Option<String> {
+    let factor = pipeline.downsampling();
+    passes.iter().any(|pass| pass.origin.thin).then(|| {
+        format!(
+            "latents of {factor}x{factor} pixels lose most of this thin mask; `--mask-grow {factor}` widens it"
+        )
     })
 }
 
