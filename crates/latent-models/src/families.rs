@@ -35,6 +35,14 @@ const STABLE_DIFFUSION_PARTS: &[(&str, &[&str])] = &[
     ("text_encoder", &["CLIPTextModel"]),
     ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
 ];
+/// One model is drawn with in all these ways; its U-Net's channels say which it was trained for.
+const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+];
+/// Channels of a U-Net that is shown a mask and the masked picture beside the noisy latents.
+const INPAINTING_CHANNELS: usize = 9;
 /// Of the scheduler, every class is read by whoever samples.
 const WITHOUT_MEANING: &[&str] = &[
     "scheduler",
@@ -46,9 +54,25 @@ const WITHOUT_MEANING: &[&str] = &[
 /// Every family. A new one is a row here, and its architecture in a folder of its own.
 pub const FAMILIES: &[Family] = &[
     Family {
+        name: "sd1-inpaint",
+        about: "Stable Diffusion 1.x, trained further for inpainting",
+        pipelines: STABLE_DIFFUSION_PIPELINES,
+        parts: STABLE_DIFFUSION_PARTS,
+        ignored_parts: WITHOUT_MEANING,
+        recognises: |unet| !unet.use_linear_projection && unet.in_channels == INPAINTING_CHANNELS,
+    },
+    Family {
+        name: "sd2-inpaint",
+        about: "Stable Diffusion 2.x, trained further for inpainting",
+        pipelines: STABLE_DIFFUSION_PIPELINES,
+        parts: STABLE_DIFFUSION_PARTS,
+        ignored_parts: WITHOUT_MEANING,
+        recognises: |unet| unet.use_linear_projection && unet.in_channels == INPAINTING_CHANNELS,
+    },
+    Family {
         name: "sd1",
         about: "Stable Diffusion 1.x, and everything `latent train` makes",
-        pipelines: &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"],
+        pipelines: STABLE_DIFFUSION_PIPELINES,
         parts: STABLE_DIFFUSION_PARTS,
         ignored_parts: WITHOUT_MEANING,
         recognises: |unet| !unet.use_linear_projection,
@@ -56,7 +80,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "sd2",
         about: "Stable Diffusion 2.x",
-        pipelines: &["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"],
+        pipelines: STABLE_DIFFUSION_PIPELINES,
         parts: STABLE_DIFFUSION_PARTS,
         ignored_parts: WITHOUT_MEANING,
         recognises: |unet| unet.use_linear_projection,

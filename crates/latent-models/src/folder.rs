@@ -11,7 +11,7 @@ use crate::config;
 use crate::error::{ModelError, Result};
 use crate::families::{FAMILIES, Family};
 use crate::files::FileSource;
-use crate::single_file::{SD1, SingleFile};
+use crate::single_file::SingleFile;
 use crate::text::{ClipTextConfig, ClipTextModel};
 use crate::tokenizer::{ClipTokenizer, max_length};
 use crate::unet::{UNet2dCondition, UNet2dConditionConfig};
@@ -62,7 +62,7 @@ impl ModelFolder {
         let files = match config {
             Some(folder) => FileSource::folder(folder),
             None => match file.lacks() {
-                None => FileSource::memory(SD1, &path.to_string_lossy()),
+                None => FileSource::memory(file.family_files(), &path.to_string_lossy()),
                 Some(reason) => {
                     return Err(ModelError::SingleFile {
                         path: path.to_path_buf(),
@@ -149,7 +149,8 @@ impl ModelFolder {
             reason,
         };
         let (channels, latents) = (self.unet.in_channels, self.autoencoder.latent_channels());
-        if channels != latents {
+        // An inpainting U-Net also sees a mask of one channel and the masked picture's latents.
+        if channels != latents && channels != 2 * latents + 1 {
             let reason =
                 format!("is {channels}, and the latents of `vae/` have {latents} channels");
             return Err(fault("in_channels", reason));

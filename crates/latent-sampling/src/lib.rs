@@ -30,6 +30,7 @@ mod plan;
 pub mod rng;
 mod run;
 mod samplers;
+mod slerp;
 mod spacing;
 mod threshold;
 
@@ -44,6 +45,7 @@ pub use plan::{Churn, Plan, RunOptions};
 pub use rng::{CounterNoise, PhiloxGenerator, TorchGenerator};
 pub use run::{Denoiser, Start, StepReport, Stopped, sample};
 pub use samplers::{SAMPLERS, Sampler, find, sampler_of};
+pub use slerp::slerp;
 
 /// Latents of a batch, `[n, c, h, w]`.
 pub type Latents = ndarray::Array4<f32>;

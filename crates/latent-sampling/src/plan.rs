@@ -96,14 +96,7 @@ impl Plan {
         options: &RunOptions,
         strength: f64,
     ) -> Result<Self, SamplingError> {
-        if !(strength > 0.0 && strength <= 1.0) {
-            let needed = "above 0 and at most 1";
-            return Err(SamplingError::Option {
-                option: "strength",
-                found: strength.to_string(),
-                needed,
-            });
-        }
+        check_strength(strength)?;
         Self::with_strength(config, options, Some(strength))
     }
 
@@ -141,14 +134,30 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The steps to ask for so that a start of `strength` does `done` of them.
+    ///
+    /// # Errors
+    /// If `strength` is not above 0 and at most 1, or takes more steps than the model has training timesteps.
+    pub fn steps_that_do(
+        config: &SchedulerConfig,
+        done: usize,
+        strength: f64,
+    ) -> Result<usize, SamplingError> {
+        check_strength(strength)?;
+        let most = config.settings().num_train_timesteps;
+        let class = config.class();
+        let enough = |steps: &usize| steps - skipped(class, *steps, strength) >= done;
+        (done.max(1)..=most)
+            .find(enough)
+            .ok_or(SamplingError::Steps {
+                found: (done as f64 / strength).ceil() as usize,
+                most,
+            })
+    }
+
     /// Skips the calls that a weaker start makes needless, counted as diffusers' pipelines count them.
     fn begin_at(&mut self, class: Class, strength: f64) -> Result<(), SamplingError> {
-        let done = self.steps as f64 * strength;
-        let skipped = match class {
-            Class::Lcm => 0, // its timesteps were already chosen from the weaker part of the schedule
-            Class::FlowEuler | Class::FlowHeun => (self.steps as f64 - done) as usize,
-            _ => self.steps - done as usize,
-        };
+        let skipped = skipped(class, self.steps, strength);
         let calls_per_step = match class {
             Class::Heun | Class::Kdpm2 | Class::Kdpm2Ancestral | Class::FlowHeun => 2,
             _ => 1,
@@ -177,5 +186,50 @@ impl Plan {
     /// Number of calls to the network.
     pub fn calls(&self) -> usize {
         self.timesteps.len() - self.first
+    }
+}
+
+fn check_strength(strength: f64) -> Result<(), SamplingError> {
+    if strength > 0.0 && strength <= 1.0 {
+        return Ok(());
+    }
+    Err(SamplingError::Option {
+        option: "strength",
+        found: strength.to_string(),
+        needed: "above 0 and at most 1",
+    })
+}
+
+/// Steps of `steps` that a start of `strength` leaves out, as diffusers' pipelines count them.
+fn skipped(class: Class, steps: usize, strength: f64) -> usize {
+    let done = steps as f64 * strength;
+    match class {
+        Class::Lcm => 0, // its timesteps were already chosen from the weaker part of the schedule
+        Class::FlowEuler | Class::FlowHeun => (steps as f64 - done) as usize,
+        _ => steps - done as usize,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_steps_that_do_so_many_are_the_fewest() {
+        for (class, done, strength, expected) in [
+            ("DDIMScheduler", 20, 0.7, 29),
+            ("EulerDiscreteScheduler", 1, 1.0, 1),
+            ("LCMScheduler", 4, 0.5, 4),
+            ("FlowMatchEulerDiscreteScheduler", 5, 0.6, 7),
+        ] {
+            let config =
+                SchedulerConfig::from_text(&format!("{{\"_class_name\": \"{class}\"}}")).unwrap();
+            let steps = Plan::steps_that_do(&config, done, strength).unwrap();
+            assert_eq!(steps, expected, "{class}");
+            let plan = Plan::for_picture(&config, &RunOptions::new(steps), strength).unwrap();
+            assert_eq!(plan.calls(), done, "{class}");
+        }
+        let config = SchedulerConfig::from_text(r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
+        assert!(Plan::steps_that_do(&config, 20, 0.001).is_err());
     }
 }

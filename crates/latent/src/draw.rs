@@ -9,16 +9,19 @@ use latent_models::{Conditioning, Context, UNetCondition};
 use latent_nn::ops::{forget_packed, release_buffers};
 use latent_nn::{parameter_count, to_host};
 use latent_sampling::{
-    Denoiser, Latents as Array, Plan, RunOptions, SchedulerConfig, Start, StepReport, Stopped,
-    TorchGenerator, find, guidance, sample, sampler_of,
+    Denoiser, Latents as Array, Plan, RunOptions, SamplingError, SchedulerConfig, StepReport,
+    Stopped, TorchGenerator, find, guidance, sample, sampler_of,
 };
-use ndarray::{Axis, concatenate, s};
+use ndarray::s;
 
+use crate::hires::enlarged;
 use crate::latents::Latents;
+use crate::modes::Canvas;
 use crate::pipeline::{Pipeline, finite, scheduler};
 use crate::settings::Settings;
+use crate::start::{Begun, Origin, Seeds, stacked};
 use crate::steering::Steering;
-use crate::{Error, Request};
+use crate::{Error, Hires, Request, Variation};
 
 /// Latent positions drawn at once, over all pictures of a batch: eight pictures of 256x256.
 const POSITIONS: usize = 8 * 32 * 32;
@@ -127,7 +130,9 @@ fn averaged(latents: Array, factor: usize) -> Array {
 
 /// A request with everything open filled in from the model.
 struct Filled {
-    seeds: Vec<u64>,
+    seeds: Vec<Seeds>,
+    canvas: Option<Canvas>,
+    hires: Option<Hires>,
     width: usize,
     height: usize,
     guidance: f32,
@@ -154,23 +159,23 @@ impl Filled {
             Some(name) => find(name)?.configure(&folder)?,
             None => folder,
         };
+        let canvas = request.canvas()?;
         let [height, width] = pipeline.size();
-        let (width, height) = (
-            request.width.unwrap_or(width),
-            request.height.unwrap_or(height),
-        );
-        let factor = pipeline.downsampling();
-        if width % factor != 0 || height % factor != 0 {
-            return Err(Error::Request(format!(
-                "{width}x{height} is asked for, and this model needs sides that are multiples of {factor}"
-            )));
-        }
+        let (width, height) = match &canvas {
+            Some(canvas) => (canvas.picture.width(), canvas.picture.height()),
+            None => (
+                request.width.unwrap_or(width),
+                request.height.unwrap_or(height),
+            ),
+        };
         let mut options = RunOptions::new(request.steps.unwrap_or(defaults.steps));
         let sampler = sampler_of(&config);
         // diffusers' pipelines state an eta of 0 to every sampler that has one, whatever its own default is.
         options.eta = request.eta.or(sampler.eta.map(|_| 0.0));
         Ok(Self {
-            seeds: request.seeds(),
+            seeds: seeds(request),
+            canvas,
+            hires: request.hires,
             width,
             height,
             guidance: request.guidance.unwrap_or(defaults.guidance),
@@ -181,24 +186,74 @@ impl Filled {
         })
     }
 
-    /// `[c, h, w]` of one picture's latents.
-    fn latent_shape(&self, pipeline: &Pipeline) -> [usize; 3] {
+    /// `[c, h, w]` of the latents of a picture of this size, padded to what the model can draw.
+    fn latent_shape(pipeline: &Pipeline, [width, height]: [usize; 2]) -> [usize; 3] {
         let factor = pipeline.downsampling();
         [
             pipeline.autoencoder.latent_channels(),
-            self.height / factor,
-            self.width / factor,
+            height.div_ceil(factor),
+            width.div_ceil(factor),
         ]
     }
 
-    fn settings(&self, pipeline: &Pipeline, request: &Request, seed: u64) -> Settings {
+    /// Width and height of the finished pictures.
+    fn final_size(&self) -> [usize; 2] {
+        let size = [self.width, self.height];
+        self.hires.map_or(size, |hires| hires.size(size))
+    }
+
+    /// The one pass over the pictures, or both of them.
+    fn passes(&self, pipeline: &Pipeline) -> Result<Vec<Pass>, Error> {
+        let shape = Self::latent_shape(pipeline, [self.width, self.height]);
+        let origin = Origin::new(pipeline, self.canvas.as_ref(), shape)?;
+        let mut passes = vec![Pass {
+            plan: self.plan(&self.options, origin.strength())?,
+            options: self.options.clone(),
+            shape,
+            origin,
+        }];
+        if let Some(hires) = self.hires {
+            let steps = hires.steps.unwrap_or(self.options.steps);
+            let options = RunOptions {
+                steps: Plan::steps_that_do(&self.config, steps, hires.strength)?,
+                ..self.options.clone()
+            };
+            let shape = Self::latent_shape(pipeline, self.final_size());
+            passes.push(Pass {
+                plan: self.plan(&options, Some(hires.strength))?,
+                options,
+                shape,
+                origin: Origin::new(pipeline, None, shape)?,
+            });
+        }
+        Ok(passes)
+    }
+
+    fn plan(&self, options: &RunOptions, strength: Option<f64>) -> Result<Plan, SamplingError> {
+        match strength {
+            Some(strength) => Plan::for_picture(&self.config, options, strength),
+            None => Plan::new(&self.config, options),
+        }
+    }
+
+    /// The finished picture: what was padded is cut off, what a mask leaves is put back.
+    fn finish(&self, picture: Picture) -> Result<Picture, Error> {
+        let [width, height] = self.final_size();
+        let picture = picture.crop(0, 0, width, height)?;
+        match &self.canvas {
+            Some(canvas) => canvas.finish(picture),
+            None => Ok(picture),
+        }
+    }
+
+    fn settings(&self, pipeline: &Pipeline, request: &Request, seeds: Seeds) -> Settings {
         Settings {
             prompt: request.prompt.clone(),
             negative_prompt: request.negative_prompt.clone(),
             steps: self.options.steps,
             sampler: self.sampler.to_owned(),
             guidance: self.guidance,
-            seed,
+            seed: seeds.seed,
             width: self.width,
             height: self.height,
             clip_skip: request.clip_skip.unwrap_or(0),
@@ -206,8 +261,41 @@ impl Filled {
             guidance_rescale: self.rescale,
             model: pipeline.model_name.clone(),
             adapters: pipeline.extras.names.clone(),
+            strength: self.canvas.as_ref().map(|canvas| canvas.strength),
+            mask_blur: self
+                .canvas
+                .as_ref()
+                .and_then(|canvas| canvas.mask.as_ref())
+                .map(|_| request.stated_blur()),
+            variation: seeds.variation,
+            hires: self.hires.map(|hires| Hires {
+                steps: Some(hires.steps.unwrap_or(self.options.steps)),
+                ..hires
+            }),
         }
     }
+}
+
+/// The seeds of each picture: a variation's other seed counts in the place of the seed.
+fn seeds(request: &Request) -> Vec<Seeds> {
+    let each = request.seeds().into_iter().enumerate();
+    each.map(|(k, seed)| Seeds {
+        seed,
+        variation: request.variation.map(|variation| Variation {
+            seed: variation.seed.wrapping_add(k as u64),
+            ..variation
+        }),
+    })
+    .collect()
+}
+
+/// One walk over the pictures: the first, or the second at a larger size.
+struct Pass {
+    options: RunOptions,
+    plan: Plan,
+    /// `[c, h, w]` of one picture's latents.
+    shape: [usize; 3],
+    origin: Origin,
 }
 
 /// Parameters of a text encoder whose memory is worth having back while the U-Net works.
@@ -230,58 +318,121 @@ pub(crate) fn draw(
     progress: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Generated, Error> {
     let filled = Filled::new(pipeline, request)?;
-    let plan = Plan::new(&filled.config, &filled.options)?;
-    let shape = filled.latent_shape(pipeline);
-    let at_once = (POSITIONS / (shape[1] * shape[2])).clamp(1, filled.seeds.len());
-    let batches: Vec<&[u64]> = filled.seeds.chunks(at_once).collect();
+    let passes = filled.passes(pipeline)?;
+    let positions = passes.iter().map(|pass| pass.shape[1] * pass.shape[2]);
+    let at_once = POSITIONS / positions.max().unwrap_or(1);
+    let batches: Vec<&[Seeds]> = filled
+        .seeds
+        .chunks(at_once.clamp(1, filled.seeds.len()))
+        .collect();
     let told = Told::new(pipeline, request, &filled)?;
     make_room(pipeline);
-    let total = plan.timesteps.len() * batches.len();
+    let calls: usize = passes.iter().map(|pass| pass.plan.calls()).sum();
+    let mut desk = Desk {
+        pipeline,
+        filled: &filled,
+        told: &told,
+        progress,
+        done: 0,
+        total: calls * batches.len(),
+    };
     let (mut finals, mut pictures) = (Vec::new(), Vec::new());
-    for (index, seeds) in batches.iter().enumerate() {
-        let calls = plan.timesteps.len();
-        let (context, steering) = told.prepare(pipeline, &filled, [seeds.len(), calls])?;
-        let mut guided = Guided {
-            pipeline,
-            context,
-            steering,
-            guidance: told.guidance,
-            rescale: f64::from(filled.rescale),
-            generators: seeds.iter().copied().map(TorchGenerator::new).collect(),
-            progress,
-            before: index * calls,
-            total,
-        };
-        let noise = guided.noise([seeds.len(), shape[0], shape[1], shape[2]]);
-        let latents = sample(
-            &filled.config,
-            &filled.options,
-            Start::Noise(noise),
-            &mut guided,
-        )?;
-        finite(latents.as_slice().unwrap_or_default(), "the network")?;
-        // The decoder's results have other sizes than the U-Net's.
-        release_buffers();
-        pictures.extend(pipeline.decode_array(&latents)?);
-        finals.push(latents);
+    for seeds in batches {
+        let latents = passes.iter().try_fold(None, |small, pass| {
+            let latents = desk.walk(pass, seeds, small)?;
+            // The decoder's results have other sizes than the U-Net's.
+            release_buffers();
+            Ok::<_, Error>(Some(latents))
+        })?;
+        if let Some(latents) = latents {
+            for picture in pipeline.decode_array(&latents)? {
+                pictures.push(filled.finish(picture)?);
+            }
+            finals.push(latents);
+        }
     }
     let settings: Vec<Settings> = filled
         .seeds
         .iter()
-        .map(|&seed| filled.settings(pipeline, request, seed))
+        .map(|&seeds| filled.settings(pipeline, request, seeds))
         .collect();
     for (picture, settings) in pictures.iter_mut().zip(&settings) {
         picture.set_text("parameters", settings.parameters());
     }
-    let views: Vec<_> = finals.iter().map(|one| one.view()).collect();
-    let latents = concatenate(Axis(0), &views).map_err(|e| Error::Request(e.to_string()))?;
+    let mut warnings = told.warnings;
+    warnings.extend(thin_mask(pipeline, &passes));
+    let timesteps = passes
+        .iter()
+        .flat_map(|pass| &pass.plan.timesteps[pass.plan.first..]);
     Ok(Generated {
         pictures,
-        latents: Latents::from(latents),
+        latents: Latents::from(stacked(&finals)),
         settings,
-        timesteps: plan.timesteps,
-        warnings: told.warnings,
+        timesteps: timesteps.copied().collect(),
+        warnings,
     })
+}
+
+/// What to say of a mask that latents lose most of.
+fn thin_mask(pipeline: &Pipeline, passes: &[Pass]) -> Option<String> {
+    let factor = pipeline.downsampling();
+    passes.iter().any(|pass| pass.origin.thin).then(|| {
+        format!(
+            "latents of {factor}x{factor} pixels lose most of this thin mask; `--mask-grow {factor}` widens it"
+        )
+    })
+}
+
+/// What all walks of a request share.
+struct Desk<'a, 'p> {
+    pipeline: &'a Pipeline,
+    filled: &'a Filled,
+    told: &'a Told,
+    progress: &'p mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+    /// Evaluations of the walks before this one.
+    done: usize,
+    total: usize,
+}
+
+impl Desk<'_, '_> {
+    /// The latents of a batch after a pass; `small` are those of the pass before.
+    fn walk(&mut self, pass: &Pass, seeds: &[Seeds], small: Option<Array>) -> Result<Array, Error> {
+        let (pipeline, filled) = (self.pipeline, self.filled);
+        let each = seeds.iter().map(|seeds| TorchGenerator::new(seeds.seed));
+        let mut generators: Vec<TorchGenerator> = each.collect();
+        let (start, begun) = match (&filled.hires, small) {
+            (Some(hires), Some(small)) => {
+                let size = [filled.width, filled.height];
+                let clean = enlarged(pipeline, hires, &small, size, &mut generators)?;
+                let start = (clean, hires.strength);
+                let origin = &pass.origin;
+                origin.begin_from(pipeline, &mut generators, seeds, start)?
+            }
+            _ => pass
+                .origin
+                .begin(pipeline, &mut generators, seeds, &pass.plan)?,
+        };
+        let factor = pipeline.downsampling();
+        let size = [pass.shape[2] * factor, pass.shape[1] * factor];
+        let batch = [seeds.len(), pass.plan.calls()];
+        let (context, steering) = self.told.prepare(pipeline, size, batch)?;
+        let mut guided = Guided {
+            pipeline,
+            context,
+            steering,
+            guidance: self.told.guidance,
+            rescale: f64::from(filled.rescale),
+            generators,
+            begun,
+            progress: &mut *self.progress,
+            before: self.done,
+            total: self.total,
+        };
+        let latents = sample(&filled.config, &pass.options, start, &mut guided)?;
+        self.done += pass.plan.calls();
+        finite(latents.as_slice().unwrap_or_default(), "the network")?;
+        Ok(latents)
+    }
 }
 
 /// What the network is told of one picture, with and without guidance's other half.
@@ -354,11 +505,12 @@ impl Told {
         })
     }
 
-    /// What the network, and the networks that steer it, are told of a batch of `n` pictures for `calls` evaluations.
+    /// What the network, and the networks that steer it, are told of a batch of `n` pictures of `size` pixels, width
+    /// and height, for `calls` evaluations.
     fn prepare<'a>(
         &self,
         pipeline: &'a Pipeline,
-        filled: &Filled,
+        size: [usize; 2],
         [n, calls]: [usize; 2],
     ) -> Result<(Context, Steering<'a>), Error> {
         let (condition, count) = self.condition(pipeline, n);
@@ -366,7 +518,6 @@ impl Told {
             UNetCondition::Text(states) => Some(states),
             UNetCondition::Class(_) | UNetCondition::None => None,
         };
-        let size = [filled.width, filled.height];
         let steering = Steering::new(pipeline, text, size, (n, calls))?;
         Ok((pipeline.unet.prepare(condition, count), steering))
     }
@@ -466,14 +617,16 @@ struct Guided<'a> {
     rescale: f64,
     /// One a picture, so that a picture does not depend on its neighbours.
     generators: Vec<TorchGenerator>,
+    begun: Begun,
     progress: &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
-    /// Evaluations of the batches before this one.
+    /// Evaluations of the walks before this one.
     before: usize,
     total: usize,
 }
 
 impl Denoiser for Guided<'_> {
     fn predict(&mut self, input: &Array, timestep: f64) -> Result<Array, Stopped> {
+        let input = self.begun.channels(input);
         let (n, c, h, w) = input.dim();
         let copies = if self.guidance.is_some() { 2 } else { 1 };
         let mut values = Vec::with_capacity(copies * input.len());
@@ -500,13 +653,20 @@ impl Denoiser for Guided<'_> {
     }
 
     fn noise(&mut self, [_, c, h, w]: [usize; 4]) -> Array {
+        if let Some(noise) = self.begun.take_noise() {
+            return noise;
+        }
         let each: Vec<Array> = self
             .generators
             .iter_mut()
             .map(|g| g.randn_latents([1, c, h, w]))
             .collect();
-        let views: Vec<_> = each.iter().map(|one| one.view()).collect();
-        concatenate(Axis(0), &views).expect("pictures of one shape")
+        stacked(&each)
+    }
+
+    fn revise(&mut self, index: usize, latents: &mut Array) -> Result<(), Stopped> {
+        self.begun.put_back(index, latents);
+        Ok(())
     }
 
     fn report(&mut self, step: StepReport<'_>) -> Result<(), Stopped> {

@@ -272,22 +272,9 @@ impl Pipeline {
                 "the picture is {width}x{height}, and this autoencoder needs sides that are multiples of {factor}; crop it"
             )));
         }
-        let values = self
-            .compute
-            .tensor(picture.to_f32_nchw(), [1, 3, height, width]);
-        let (mean, deviation) = self.autoencoder.latents(values);
-        let latents = match (seed, deviation) {
-            (Some(seed), Some(deviation)) => {
-                let shape = mean.dims();
-                let noise = TorchGenerator::new(seed).randn(shape.iter().product());
-                mean + deviation * self.compute.tensor(noise, shape)
-            }
-            _ => mean,
-        };
-        let (values, shape) = to_host(self.autoencoder.to_diffusion(latents));
-        finite(&values, "the encoder")?;
-        Latents::new(values, shape)
-            .ok_or_else(|| Error::Request("the encoder gave no latents".into()))
+        let moments = self.moments(picture.to_f32_nchw(), [height, width]);
+        let mut generator = seed.map(TorchGenerator::new);
+        Ok(self.latents_of(&moments, generator.as_mut())?.into())
     }
 
     /// Latents `[n, c, h, w]` to `n` pictures.

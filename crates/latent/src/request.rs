@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Error;
+use crate::modes::{Hires, PictureSource, Variation};
 
 /// Pictures a request may ask for at once; beyond it a typing slip would run for days.
 const MOST_PICTURES: usize = 4096;
 /// Pixels per side a request may ask for.
-const LONGEST_SIDE: usize = 8192;
+pub(crate) const LONGEST_SIDE: usize = 8192;
 
 /// What one picture, or one batch of pictures, needs: the one struct that flags, JSON and TOML fill.
 ///
@@ -26,7 +27,8 @@ pub struct Request {
     /// What it should not show; takes effect while `guidance` is above 1.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub negative_prompt: String,
-    /// Width in pixels, a multiple of the autoencoder's down-sampling (8 as a rule).
+    /// Width in pixels; the model draws up to the next multiple of its down-sampling (8 as a rule), and the rest is
+    /// cut off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
     /// Height in pixels, likewise.
@@ -45,7 +47,7 @@ pub struct Request {
     pub guidance_rescale: f32,
     /// One seed a picture; none is the same as `[0]`.
     pub seeds: Vec<u64>,
-    /// Pictures from one seed: picture `k` takes seed + `k`.
+    /// Pictures from one seed: picture `k` takes seed + `k`, or with a `variation` that one's seed + `k`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
     /// A name of [`crate::sampling::SAMPLERS`].
@@ -60,6 +62,33 @@ pub struct Request {
     /// Layers of the text encoder to leave out at its end; 1 takes the penultimate one.
     #[serde(skip_serializing_if = "is_none_or_zero")]
     pub clip_skip: Option<usize>,
+    /// Starts from this picture; without a width and height at its size, else scaled to cover them, its middle cut out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PictureSource>,
+    /// Share of the steps that are done from `init`, above 0 (nothing new) to 1 (all new): 0.8, with a mask 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// Paints only where this picture, of `init`'s size, is white.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask: Option<PictureSource>,
+    /// Pixels by which the mask is widened first, so that thin lines survive in latents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_grow: Option<usize>,
+    /// Pixels around the mask that are painted too and fade into the picture: 0, with `outpaint` 16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_blur: Option<usize>,
+    /// Whether pixels outside the mask are put back as they were, which they are where this is `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_unmasked: Option<bool>,
+    /// Pixels to paint around `init`: left, top, right, bottom.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outpaint: Option<[usize; 4]>,
+    /// Another seed's noise mixed in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variation: Option<Variation>,
+    /// A second pass at a larger size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hires: Option<Hires>,
 }
 
 #[expect(
@@ -144,6 +173,7 @@ impl Request {
     pub fn seeds(&self) -> Vec<u64> {
         let first = self.seeds.first().copied().unwrap_or(0);
         match self.count {
+            Some(count) if self.seeds.len() <= 1 && self.variation.is_some() => vec![first; count],
             Some(count) if self.seeds.len() <= 1 => {
                 (0..count as u64).map(|k| first.wrapping_add(k)).collect()
             }
@@ -186,12 +216,13 @@ impl Request {
             return refuse(format!("`steps` is {steps}; it goes from 1 to 1000"));
         }
         for (name, side) in [("width", self.width), ("height", self.height)] {
-            if let Some(side) = side.filter(|s| *s == 0 || s % 8 != 0 || *s > LONGEST_SIDE) {
+            if let Some(side) = side.filter(|s| !(1..=LONGEST_SIDE).contains(s)) {
                 return refuse(format!(
-                    "`{name}` is {side}; it must be a multiple of 8 from 8 to {LONGEST_SIDE}"
+                    "`{name}` is {side}; it goes from 1 to {LONGEST_SIDE}"
                 ));
             }
         }
+        self.validate_modes()?;
         self.validate_strengths()
     }
 
@@ -230,6 +261,8 @@ mod tests {
         );
         assert_eq!(Request::new("x").with_seeds([5, 1]).seeds(), [5, 1]);
         assert_eq!(Request::new("x").seeds(), [0]);
+        let varied = Request::new("x").seed(7).variation(1, 0.5).count(2);
+        assert_eq!(varied.seeds(), [7, 7]);
     }
 
     #[test]
@@ -260,7 +293,7 @@ mod tests {
         let cases = [
             (base().steps(0), "steps"),
             (base().steps(1001), "steps"),
-            (base().size(100, 64), "width"),
+            (base().size(8193, 64), "width"),
             (base().size(64, 0), "height"),
             (base().guidance(-1.0), "guidance"),
             (base().guidance(f32::NAN), "guidance"),
@@ -286,6 +319,6 @@ mod tests {
             let error = request.validate().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
-        base().steps(1).size(8, 8192).count(8).validate().unwrap();
+        base().steps(1).size(1, 8192).count(8).validate().unwrap();
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::modes::{Hires, Upscaler, Variation};
+
 /// Names of our samplers as A1111 writes them; others keep our name.
 ///
 /// Source: AUTOMATIC1111 stable-diffusion-webui 1.9 sampler labels (schedule joined, as before 1.9, which both read).
@@ -35,9 +37,9 @@ pub struct Settings {
     pub guidance: f32,
     /// This picture's seed.
     pub seed: u64,
-    /// Width in pixels.
+    /// Width in pixels, with `hires` that of the first pass.
     pub width: usize,
-    /// Height in pixels.
+    /// Height in pixels, likewise.
     pub height: usize,
     /// Layers of the text encoder left out (diffusers counts from 0, A1111 from 1).
     pub clip_skip: usize,
@@ -49,6 +51,14 @@ pub struct Settings {
     pub model: String,
     /// What was laid over the model: LoRAs with their strengths, embeddings, other parts.
     pub adapters: Vec<String>,
+    /// Share of the steps that were done from a picture, where there was one.
+    pub strength: Option<f64>,
+    /// Pixels over which the mask faded, where there was a mask.
+    pub mask_blur: Option<usize>,
+    /// This picture's other noise.
+    pub variation: Option<Variation>,
+    /// The second pass, its steps filled in.
+    pub hires: Option<Hires>,
 }
 
 impl Settings {
@@ -73,6 +83,15 @@ impl Settings {
             self.height,
             quoted(&self.model)
         );
+        if let Some(Variation { seed, strength }) = self.variation {
+            let _ = write!(
+                text,
+                ", Variation seed: {seed}, Variation seed strength: {strength}"
+            );
+        }
+        if let Some(strength) = self.hires.map(|hires| hires.strength).or(self.strength) {
+            let _ = write!(text, ", Denoising strength: {strength}");
+        }
         if self.clip_skip > 0 {
             let _ = write!(text, ", Clip skip: {}", self.clip_skip + 1);
         }
@@ -84,6 +103,21 @@ impl Settings {
         }
         if !self.adapters.is_empty() {
             let _ = write!(text, ", Adapters: {}", quoted(&self.adapters.join(", ")));
+        }
+        if let Some(hires) = self.hires {
+            let upscaler = match hires.upscaler {
+                Upscaler::Latent => "Latent",
+                Upscaler::Lanczos => "Lanczos",
+            };
+            let _ = write!(
+                text,
+                ", Hires upscale: {}, Hires steps: {}, Hires upscaler: {upscaler}",
+                hires.scale,
+                hires.steps.unwrap_or(self.steps)
+            );
+        }
+        if let Some(blur) = self.mask_blur {
+            let _ = write!(text, ", Mask blur: {blur}");
         }
         let _ = write!(text, ", Version: latent {}", env!("CARGO_PKG_VERSION"));
         text
@@ -118,7 +152,46 @@ mod tests {
             guidance_rescale: 0.0,
             model: "latent".into(),
             adapters: Vec::new(),
+            strength: None,
+            mask_blur: None,
+            variation: None,
+            hires: None,
         }
+    }
+
+    #[test]
+    fn other_ways_of_generating_are_told_as_a1111_tells_them() {
+        let inpainted = Settings {
+            strength: Some(0.75),
+            mask_blur: Some(4),
+            ..settings()
+        };
+        let text = inpainted.parameters();
+        assert!(
+            text.contains("Model: latent, Denoising strength: 0.75, Mask blur: 4, Version"),
+            "{text}"
+        );
+        let variation = Some(Variation {
+            seed: 3,
+            strength: 0.25,
+        });
+        let hires = Some(Hires {
+            steps: Some(10),
+            ..Hires::new(2.0)
+        });
+        let text = Settings {
+            variation,
+            hires,
+            ..settings()
+        }
+        .parameters();
+        assert!(
+            text.contains(
+                "Variation seed: 3, Variation seed strength: 0.25, Denoising strength: 0.7, Hires upscale: 2, \
+                 Hires steps: 10, Hires upscaler: Latent"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

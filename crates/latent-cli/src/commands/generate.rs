@@ -1,4 +1,4 @@
-//! `latent generate`: words to pictures.
+//! `latent generate`: words, and pictures, to pictures.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::args::Model;
 use crate::commands::adapters::{self, Adapters};
-use crate::commands::open;
+use crate::commands::{modes, open};
 use crate::fault::{Fault, Kind};
 use crate::terminal::Terminal;
 use crate::{names, output, stop, surprise};
@@ -31,6 +31,11 @@ const PREVIEW_SIDE: usize = 256;
   latent generate \"a fox\" --sampler dpmpp_2m_karras --steps 20 --guidance 5 --negative \"blurry\"
   latent generate \"a fox\" --model ./sd15 --lora snow.safetensors:0.8 --embedding style.pt:mystyle
   latent generate \"a fox\" --model ./sd15 --control ./canny:photo.png:0.9 --control-preprocess canny
+  latent generate \"a red hat\" --init fox.png --mask hat.png   repaints what is white in hat.png
+  latent generate \"a fox\" --init sketch.png --strength 0.6    draws over a sketch
+  latent generate \"a forest\" --init fox.png --outpaint 64,0,64,0
+  latent generate \"a fox\" --seed 7 --variation-seed 1 --variation-strength 0.2 --count 4
+  latent generate \"a fox\" --hires-scale 2 --hires-strength 0.6
   latent generate                                           a surprise from the built-in model's words
 
 The same prompt, seed and settings give the same bytes on every run, with any number of threads,
@@ -66,10 +71,10 @@ pub(crate) struct Generate {
     /// Share of fresh noise a step, 0 to 1, for samplers that read it.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     eta: Option<f64>,
-    /// Width in pixels, a multiple of 8 [default: the model's].
+    /// Width in pixels [default: the model's, or that of --init].
     #[arg(long, value_name = "PIXELS")]
     width: Option<usize>,
-    /// Height in pixels, a multiple of 8 [default: the model's].
+    /// Height in pixels [default: the model's, or that of --init].
     #[arg(long, value_name = "PIXELS")]
     height: Option<usize>,
     /// Layers of the text encoder to leave out at its end.
@@ -78,6 +83,8 @@ pub(crate) struct Generate {
     /// A diffusers scheduler JSON in place of the model's own.
     #[arg(long, value_name = "FILE")]
     scheduler_config: Option<PathBuf>,
+    #[command(flatten)]
+    modes: modes::Modes,
     /// A request as JSON or TOML; flags beside it win.
     #[arg(long, value_name = "FILE")]
     request: Option<PathBuf>,
@@ -167,6 +174,7 @@ impl Generate {
             }
             None => {}
         }
+        self.modes.lay_over(&mut request)?;
         request.validate()?;
         if let Some(name) = &request.sampler {
             latent::sampling::find(name)?;
@@ -287,7 +295,7 @@ fn report(
         output::picture(path, picture)?;
         terminal.show(|| picture.encode(PictureFormat::Png).unwrap_or_default());
         let line = json!({
-            "path": path, "seed": settings.seed, "width": settings.width, "height": settings.height,
+            "path": path, "seed": settings.seed, "width": picture.width(), "height": picture.height(),
             "steps": settings.steps, "guidance": settings.guidance, "sampler": settings.sampler,
             "prompt": settings.prompt, "seconds": took.as_secs_f64(), "warnings": generated.warnings,
         });
@@ -340,6 +348,12 @@ mod tests {
             "1",
             "--guidance-rescale",
             "0.7",
+            "--variation-seed=3",
+            "--variation-strength=0.25",
+            "--hires-scale=1.5",
+            "--hires-steps=4",
+            "--hires-strength=0.6",
+            "--hires-upscaler=lanczos",
         ]);
         let want = Request {
             prompt: "a fox".into(),
@@ -353,9 +367,46 @@ mod tests {
             sampler: Some("ddim".into()),
             eta: Some(0.5),
             clip_skip: Some(1),
+            variation: Some(latent::Variation {
+                seed: 3,
+                strength: 0.25,
+            }),
+            hires: Some(latent::Hires {
+                scale: 1.5,
+                steps: Some(4),
+                strength: 0.6,
+                upscaler: latent::Upscaler::Lanczos,
+            }),
             ..Request::default()
         };
         assert_eq!(got.unwrap(), want);
+    }
+
+    #[test]
+    fn every_flag_of_a_start_from_a_picture_reaches_the_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, grey: u8| {
+            let path = folder.path().join(name);
+            let picture = latent::Picture::filled(8, 8, [grey; 3]).unwrap();
+            picture.save(&path).unwrap();
+            (path.to_str().unwrap().to_owned(), picture)
+        };
+        let ((init, picture), (mask, white)) = (file("init.png", 9), file("mask.png", 255));
+        let flags =
+            "--strength 0.5 --mask-grow 2 --mask-blur 3 --keep-unmasked false --outpaint 8,0,8,0";
+        let mut all = vec!["a fox", "--init", &init, "--mask", &mask];
+        all.extend(flags.split(' '));
+        let want = Request {
+            mask_grow: Some(2),
+            mask_blur: Some(3),
+            keep_unmasked: Some(false),
+            ..Request::new("a fox")
+                .init(picture)
+                .mask(white)
+                .strength(0.5)
+                .outpaint([8, 0, 8, 0])
+        };
+        assert_eq!(request(&all).unwrap(), want);
     }
 
     #[test]

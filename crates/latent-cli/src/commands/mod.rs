@@ -13,6 +13,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod modes;
 pub(crate) mod open;
 pub(crate) mod prompt;
 pub(crate) mod reconstruct;

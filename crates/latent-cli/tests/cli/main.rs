@@ -3,6 +3,7 @@
 mod adapters;
 mod encode;
 mod generate;
+mod modes;
 mod refusals;
 mod support;
 mod tables;

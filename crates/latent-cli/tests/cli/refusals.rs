@@ -46,7 +46,7 @@ fn wrong_flags_are_refused_by_name_before_any_work() {
     let cases: [(&[&str], &[&str]); 9] = [
         (&["--sampler", "dpm_best"], &["dpm_best", "ddim", "unipc"]),
         (&["--steps", "0"], &["steps", "1 to 1000"]),
-        (&["--width", "100"], &["width", "multiple of 8"]),
+        (&["--width", "8193"], &["width", "1 to 8192"]),
         (&["--guidance", "-2"], &["guidance"]),
         (&["--eta", "1.5"], &["eta"]),
         (&["--count", "0"], &["count"]),

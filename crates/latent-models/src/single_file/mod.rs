@@ -20,8 +20,11 @@ use latent_formats::{Renamed, Weights};
 use crate::error::{ModelError, Result};
 use open_clip::OpenClip;
 
+/// Files by path with `/`, as in `unet/config.json`.
+type File = (&'static str, &'static [u8]);
+
 /// What Stable Diffusion 1.x has beside its weights.
-pub(crate) const SD1: &[(&str, &[u8])] = &[
+const SD1: [File; 9] = [
     (
         "model_index.json",
         include_bytes!("../../assets/sd1/model_index.json"),
@@ -59,6 +62,16 @@ pub(crate) const SD1: &[(&str, &[u8])] = &[
         include_bytes!("../../assets/sd1/tokenizer/special_tokens_map.json"),
     ),
 ];
+
+/// The same for its inpainting model, whose first layer takes more channels.
+const SD1_INPAINT: [File; 9] = {
+    let mut files = SD1;
+    files[1] = (
+        "unet/config.json",
+        include_bytes!("../../assets/sd1-inpaint/unet/config.json"),
+    );
+    files
+};
 
 /// The weights of a whole model.
 #[derive(Debug)]
@@ -120,9 +133,6 @@ impl SingleFile {
                 "holds no model that Latent knows; it opens Stable Diffusion 1.x and 2.x checkpoints in their authors' layout, \
                  and folders in diffusers' layout",
             )),
-            Some((_, [_, 9, ..])) => Err(refuse(
-                "is an inpainting checkpoint (its first layer takes 9 channels), which Latent does not draw with yet",
-            )),
             Some((_, [_, 8, ..])) => Err(refuse(
                 "is an edit-by-instruction checkpoint (its first layer takes 8 channels), which Latent does not draw with yet",
             )),
@@ -171,6 +181,14 @@ impl SingleFile {
             .weights
             .renamed(|key| ours.get(key).map(Renamed::whole).into_iter().collect());
         (!averaged.is_empty()).then_some(averaged)
+    }
+
+    /// What its family has beside its weights.
+    pub(crate) fn family_files(&self) -> &'static [File] {
+        match self.weights.describe(ldm::FIRST) {
+            Some((_, [_, 9, ..])) => &SD1_INPAINT,
+            _ => &SD1,
+        }
     }
 
     /// Why it cannot be drawn with unless a folder says more; `None` if it can.
