@@ -95,8 +95,9 @@ pub(super) fn euler_a(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sa
         let output = output_at(walk, &x, from, call)?;
         let clean = clean_at(walk, &x, &output, from);
         let noise = walk.noise(&x)?;
-        x = toward(&x, &clean, from, down(from, to));
-        x = mix(&[(1.0, &x), (up(from, to), &noise)]);
+        let scale = walk.options.noise_scale.unwrap_or(1.0);
+        x = toward(&x, &clean, from, down(from, to, walk.eta));
+        x = mix(&[(1.0, &x), (up(from, to, walk.eta) * scale, &noise)]);
         walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
@@ -119,10 +120,30 @@ pub(super) fn heun(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampl
         let output = output_at(walk, &end, to, call + 1)?;
         let corrected = bounded(walk, clean_at(walk, &end, &output, to));
         x = trapezoid(&x, &clean, &end, &corrected, [from, to]);
+        x = raised(walk, x, to, call + 2)?;
         walk.report(call + 1, &mut x, &corrected)?;
         call += 2;
     }
     Ok(x)
+}
+
+/// Adds noise where the next call's level lies above the one that is reached, as it does in a restart.
+///
+/// Source: Xu et al. 2023 (arXiv:2306.14878), Algorithm 1.
+fn raised(
+    walk: &mut Walk<'_>,
+    x: Latents,
+    reached: f64,
+    next: usize,
+) -> Result<Latents, SamplingError> {
+    let level = walk.plan.sigmas[next];
+    if level <= reached {
+        return Ok(x);
+    }
+    let noise = walk.noise(&x)?;
+    let scale = walk.options.noise_scale.unwrap_or(1.0);
+    let deviation = (level * level - reached * reached).sqrt();
+    Ok(mix(&[(1.0, &x), (deviation * scale, &noise)]))
 }
 
 /// `x + (to - from) (slope at the start + slope at the end) / 2`.
@@ -167,12 +188,17 @@ fn dpm2_with(
         }
         let output = output_at(walk, &halfway, middle, call + 1)?;
         let clean = clean_at(walk, &halfway, &output, middle);
-        let target = if ancestral { down(from, to) } else { to };
+        let target = if ancestral {
+            down(from, to, walk.eta)
+        } else {
+            to
+        };
         let slope = (target - from) / middle;
         x = mix(&[(1.0, &x), (slope, &halfway), (-slope, &clean)]);
         if ancestral {
             let noise = walk.noise(&x)?;
-            x = mix(&[(1.0, &x), (up(from, to), &noise)]);
+            let scale = walk.options.noise_scale.unwrap_or(1.0);
+            x = mix(&[(1.0, &x), (up(from, to, walk.eta) * scale, &noise)]);
         }
         walk.report(call + 1, &mut x, &clean)?;
     }
@@ -225,7 +251,19 @@ fn lms_order(walk: &Walk<'_>, call: usize) -> usize {
 
 /// Integral from `from` to `to` of the polynomial that is 1 at `known[j]` and 0 at the others.
 fn lagrange_integral(known: &[f64], j: usize, from: f64, to: f64) -> f64 {
-    // Coefficients of the product, lowest power first.
+    let polynomial = lagrange(known, j);
+    let at = |x: f64| -> f64 {
+        polynomial
+            .iter()
+            .enumerate()
+            .map(|(power, c)| c * x.powi(power as i32 + 1) / (power + 1) as f64)
+            .sum()
+    };
+    at(to) - at(from)
+}
+
+/// Coefficients, lowest power first, of the polynomial that is 1 at `known[j]` and 0 at the others.
+pub(super) fn lagrange(known: &[f64], j: usize) -> Vec<f64> {
     let mut polynomial = vec![1.0];
     for (k, root) in known.iter().enumerate() {
         if k != j {
@@ -238,12 +276,5 @@ fn lagrange_integral(known: &[f64], j: usize, from: f64, to: f64) -> f64 {
             polynomial = product;
         }
     }
-    let at = |x: f64| -> f64 {
-        polynomial
-            .iter()
-            .enumerate()
-            .map(|(power, c)| c * x.powi(power as i32 + 1) / (power + 1) as f64)
-            .sum()
-    };
-    at(to) - at(from)
+    polynomial
 }
