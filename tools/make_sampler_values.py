@@ -6,7 +6,6 @@ Independent of the Rust code and of every sampling library; needs numpy only.
 Schedules: ComfyUI's and k-diffusion's definitions, on the levels of Stable Diffusion's betas.
 Samplers: Restart (Xu et al. 2023, arXiv:2306.14878, Algorithm 1; Heun's method, levels 0.1 and 2) and ER-SDE-Solver-3
 (Cui et al. 2023, arXiv:2309.06169, Eq. 27 and Algorithm 3), on an analytic network.
-Guidance: CFG++ (arXiv:2406.08070, Algorithm 2) and APG (arXiv:2410.02416, Algorithm 1).
 """
 import json
 from pathlib import Path

@@ -181,7 +181,16 @@ impl Walk<'_> {
         input: &Latents,
         call: usize,
     ) -> Result<Latents, SamplingError> {
-        let output = self.world.predict(input, self.plan.timesteps[call])?;
+        self.predict_at(input, self.plan.timesteps[call])
+    }
+
+    /// The network's output at a timestep that the plan may not have.
+    pub(crate) fn predict_at(
+        &mut self,
+        input: &Latents,
+        timestep: f64,
+    ) -> Result<Latents, SamplingError> {
+        let output = self.world.predict(input, timestep)?;
         same_shape("network", &output, input)?;
         Ok(output)
     }

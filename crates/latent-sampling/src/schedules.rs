@@ -236,6 +236,8 @@ pub struct Choice {
     pub config: SchedulerConfig,
     /// A schedule that no key of the class states.
     pub schedule: Option<&'static Schedule>,
+    /// The schedule that was asked for, where the name of the config's sampler does not say it.
+    pub named: Option<&'static Schedule>,
 }
 
 /// What names of a sampler and a schedule mean for a model whose folder has the given config; without a name the
@@ -268,6 +270,7 @@ pub fn choose(
         None => Ok(Choice {
             config,
             schedule: None,
+            named: None,
         }),
     }
 }
@@ -308,6 +311,7 @@ impl Schedule {
             return Ok(Choice {
                 config,
                 schedule: None,
+                named: None,
             });
         }
         for key in SPACINGS {
@@ -319,7 +323,13 @@ impl Schedule {
             config = config.with(key, *value)?;
         }
         let schedule = stated.is_none().then_some(self);
-        Ok(Choice { config, schedule })
+        let said = stated.is_some_and(|keys| sampler_of(&config).says(keys));
+        let named = (!said).then_some(self);
+        Ok(Choice {
+            config,
+            schedule,
+            named,
+        })
     }
 
     pub(crate) fn unfit(&self, sampler: &Sampler, on_flow: bool) -> SamplingError {

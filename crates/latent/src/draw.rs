@@ -9,8 +9,8 @@ use latent_models::{Conditioning, Context, UNetCondition};
 use latent_nn::ops::{forget_packed, release_buffers};
 use latent_nn::{parameter_count, to_host};
 use latent_sampling::{
-    Denoiser, Latents as Array, Plan, RunOptions, SchedulerConfig, Start, StepReport, Stopped,
-    TorchGenerator, find, guidance, sample, sampler_of,
+    Denoiser, GeneratorKind, Latents as Array, PictureGenerator, Plan, RunOptions, Schedule,
+    SchedulerConfig, Start, StepReport, Stopped, choose, guidance, sample, sampler_of,
 };
 use ndarray::{Axis, concatenate, s};
 
@@ -133,6 +133,8 @@ struct Filled {
     rescale: f32,
     config: SchedulerConfig,
     sampler: &'static str,
+    schedule: Option<&'static Schedule>,
+    generator: GeneratorKind,
     options: RunOptions,
 }
 
@@ -149,10 +151,13 @@ impl Filled {
             .sampler
             .as_ref()
             .or(defaults.sampler.as_ref().filter(|_| !stated));
-        let config = match name {
-            Some(name) => find(name)?.configure(&folder)?,
-            None => folder,
-        };
+        let choice = choose(
+            &folder,
+            name.map(String::as_str),
+            request.schedule.as_deref(),
+        )?;
+        let config = choice.config;
+        let generator = request.generator.as_deref();
         let [height, width] = pipeline.size();
         let (width, height) = (
             request.width.unwrap_or(width),
@@ -166,8 +171,8 @@ impl Filled {
         }
         let mut options = RunOptions::new(request.steps.unwrap_or(defaults.steps));
         let sampler = sampler_of(&config);
-        // diffusers' pipelines state an eta of 0 to every sampler that has one, whatever its own default is.
-        options.eta = request.eta.or(sampler.eta.map(|_| 0.0));
+        options.eta = request.eta.or(sampler.eta_of_pipelines());
+        options.schedule = choice.schedule;
         Ok(Self {
             seeds: request.seeds(),
             width,
@@ -175,6 +180,8 @@ impl Filled {
             guidance: request.guidance.unwrap_or(defaults.guidance),
             rescale: request.guidance_rescale,
             sampler: sampler.name,
+            schedule: choice.named,
+            generator: generator.map_or(Ok(GeneratorKind::default()), GeneratorKind::from_name)?,
             config,
             options,
         })
@@ -196,6 +203,8 @@ impl Filled {
             negative_prompt: request.negative_prompt.clone(),
             steps: self.options.steps,
             sampler: self.sampler.to_owned(),
+            schedule: self.schedule.map(|schedule| schedule.name.to_owned()),
+            generator: self.generator,
             guidance: self.guidance,
             seed,
             width: self.width,
@@ -242,9 +251,10 @@ pub(crate) fn draw(
             context: told.context(pipeline, seeds.len()),
             guidance: told.guidance,
             rescale: f64::from(filled.rescale),
+            seeds,
             generators: seeds
                 .iter()
-                .map(|&seed| TorchGenerator::new(seed))
+                .map(|&seed| filled.generator.start(seed))
                 .collect(),
             progress,
             before: index * plan.timesteps.len(),
@@ -445,7 +455,9 @@ struct Guided<'a> {
     guidance: Option<f64>,
     rescale: f64,
     /// One a picture, so that a picture does not depend on its neighbours.
-    generators: Vec<TorchGenerator>,
+    /// The seed of each picture of the batch.
+    seeds: &'a [u64],
+    generators: Vec<PictureGenerator>,
     progress: &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     /// Evaluations of the batches before this one.
     before: usize,
@@ -478,6 +490,10 @@ impl Denoiser for Guided<'_> {
             return Ok(guidance::rescale(guided, &wanted, self.rescale));
         }
         Ok(guided)
+    }
+
+    fn seeds(&self) -> Vec<u64> {
+        self.seeds.to_vec()
     }
 
     fn noise(&mut self, [_, c, h, w]: [usize; 4]) -> Array {

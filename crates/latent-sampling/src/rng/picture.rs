@@ -1,7 +1,7 @@
 //! The generator of a picture's noise, chosen by name.
 
 use super::{PhiloxGenerator, TorchGenerator};
-use crate::Latents;
+use crate::{Latents, SamplingError};
 
 /// Which generator a seed starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -17,6 +17,22 @@ impl GeneratorKind {
     /// All kinds with their names.
     pub const ALL: &'static [(&'static str, Self)] =
         &[("torch", Self::Torch), ("philox", Self::Philox)];
+
+    /// The kind of a name.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn from_name(name: &str) -> Result<Self, SamplingError> {
+        let mut kinds = Self::ALL.iter();
+        let found = kinds.find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found
+            .map(|(_, kind)| *kind)
+            .ok_or_else(|| SamplingError::Option {
+                option: "generator",
+                found: format!("`{name}`"),
+                needed: "`torch` or `philox`",
+            })
+    }
 
     /// What requests and files call it.
     pub fn name(self) -> &'static str {

@@ -144,6 +144,14 @@ impl Sampler {
             .map(|(key, value, _)| (*key, Value::from(*value)))
     }
 
+    /// Whether the row's name stands for all of these keys.
+    pub(crate) fn says(&self, keys: &[(&str, Setting)]) -> bool {
+        keys.iter().all(|(key, value)| {
+            self.always()
+                .any(|(own, said)| own == *key && said == Value::from(*value))
+        })
+    }
+
     /// Whether the keys that the row's name stands for are in effect.
     fn fits(&self, config: &SchedulerConfig) -> bool {
         let settings = config.settings();

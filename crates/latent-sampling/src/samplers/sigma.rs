@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::level::{Level, mix};
 use crate::run::Walk;
-use crate::spacing::{down, up};
+use crate::spacing::{down, timestep_of, up};
 use crate::{Latents, Prediction, SamplingError};
 
 /// The network's output at a call, given latents whose noise has standard deviation `sigma`.
@@ -46,6 +46,10 @@ pub(super) fn toward(x: &Latents, clean: &Latents, from: f64, to: f64) -> Latent
 pub(super) fn euler(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, SamplingError> {
     for call in walk.calls() {
         let (from, to) = walk.sigmas(call);
+        if walk.options.schedule.is_some() && walk.options.churn.is_some() {
+            x = churned_step(walk, x, call)?;
+            continue;
+        }
         // The network sees the latents before fresh noise joins them: so does diffusers.
         let output = output_at(walk, &x, from, call)?;
         let raised = churn(walk, &mut x, from)?;
@@ -58,6 +62,24 @@ pub(super) fn euler(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Samp
         x = toward(&x, &clean, raised, to);
         walk.report(call, &mut x, &clean)?;
     }
+    Ok(x)
+}
+
+/// A step on k-diffusion's levels, where the network sees the latents after fresh noise joined them, at their new level.
+///
+/// Source: k-diffusion, `sample_euler`.
+fn churned_step(
+    walk: &mut Walk<'_>,
+    mut x: Latents,
+    call: usize,
+) -> Result<Latents, SamplingError> {
+    let (from, to) = walk.sigmas(call);
+    let raised = churn(walk, &mut x, from)?;
+    let scaled = mix(&[(Level::from_ratio(raised).alpha, &x)]);
+    let output = walk.predict_at(&scaled, timestep_of(walk.class, walk.settings, raised))?;
+    let clean = clean_at(walk, &x, &output, raised);
+    x = toward(&x, &clean, raised, to);
+    walk.report(call, &mut x, &clean)?;
     Ok(x)
 }
 

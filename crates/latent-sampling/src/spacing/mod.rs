@@ -10,7 +10,7 @@ mod table;
 
 pub(crate) use discrete::{alpha_plan, consistency_plan, dpm_plan, pndm_plan};
 pub(crate) use flow::{edm_plan, flow_heun_plan, flow_plan, trigonometric_plan};
-pub(crate) use table::{down, middle_plan, restart_plan, sigma_plan, up};
+pub(crate) use table::{down, middle_plan, restart_plan, sigma_plan, timestep_of, up};
 
 use crate::config::Settings;
 use crate::{Class, RunOptions, SigmaSpacing, TimestepSpacing};

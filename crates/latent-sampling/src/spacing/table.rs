@@ -62,6 +62,11 @@ impl Table {
     }
 }
 
+/// The fractional timestep of a level that is not in the plan.
+pub(crate) fn timestep_of(class: Class, settings: &Settings, sigma: f64) -> f64 {
+    Table::new(&NoiseSchedule::of_class(class, settings)).timestep_of(sigma)
+}
+
 /// Levels and timesteps of `euler`, `euler_a`, `lms` and `heun`.
 pub(crate) fn sigma_plan(request: &Request<'_>) -> Result<Plan, SamplingError> {
     let (settings, steps) = (request.settings, request.options.steps);

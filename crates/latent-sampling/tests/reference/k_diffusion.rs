@@ -4,7 +4,7 @@
 //! them; `latents_before_step` are its latents at the head of every step.
 
 use latent_sampling::{
-    Plan, RunOptions, SchedulerConfig, Start, find, find_schedule, sample, sampler_of,
+    Churn, Plan, RunOptions, SchedulerConfig, Start, find, find_schedule, sample, sampler_of,
 };
 use serde_json::{Value, json};
 
@@ -73,7 +73,17 @@ impl Case<'_> {
         options.schedule = Some(find_schedule(schedule).unwrap());
         options.rho = (kind == "polyexp").then_some(1.2);
         options.eta = number("eta");
-        options.noise_scale = number("s_noise");
+        match number("s_churn") {
+            Some(strength) => {
+                options.churn = Some(Churn {
+                    strength,
+                    from: 0.0,
+                    to: f64::INFINITY,
+                    noise: number("s_noise").unwrap_or(1.0),
+                });
+            }
+            None => options.noise_scale = number("s_noise"),
+        }
         options
     }
 
@@ -172,16 +182,13 @@ fn each(mut check: impl FnMut(&Case<'_>)) -> usize {
     let factors: [f32; 5] = factors.try_into().unwrap();
     let mut count = 0;
     for (name, json) in json["cases"].as_object().unwrap() {
-        // k-diffusion shows the network the churned latents, diffusers those before; `euler` is diffusers'.
-        if json["kwargs"]["s_churn"].is_null() {
-            check(&Case {
-                name,
-                json,
-                tensors: &tensors,
-                factors,
-            });
-            count += 1;
-        }
+        check(&Case {
+            name,
+            json,
+            tensors: &tensors,
+            factors,
+        });
+        count += 1;
     }
     count
 }
@@ -192,7 +199,7 @@ fn every_function_of_k_diffusion_is_followed_step_by_step() {
         let error = case.error(Vec::new());
         assert!(error <= TOLERANCE, "{}: {error:.2e} apart", case.name);
     });
-    assert_eq!(count, 29);
+    assert_eq!(count, 30);
 }
 
 #[test]

@@ -78,6 +78,11 @@ fn a_schedule_given_by_itself_takes_the_place_of_the_one_in_the_samplers_name() 
     assert_eq!(sampler_of(&choice.config).name, "dpmpp_2m");
     let joined = choose(&stable_diffusion(), Some("Euler a Karras"), None).unwrap();
     assert_eq!(joined.schedule.map(|row| row.name), Some("karras"));
+    assert_eq!(joined.named, joined.schedule);
+    let said = choose(&stable_diffusion(), Some("dpmpp_2m"), Some("karras")).unwrap();
+    assert_eq!((said.schedule, said.named), (None, None));
+    let key = choose(&stable_diffusion(), Some("dpmpp_2m"), Some("beta")).unwrap();
+    assert_eq!(key.named.map(|row| row.name), Some("beta"));
     let kept = choose(
         &stable_diffusion(),
         Some("dpmpp_2m_karras"),
