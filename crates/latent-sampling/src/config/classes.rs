@@ -373,11 +373,6 @@ impl Class {
                 algorithm_type: AlgorithmType::DataPrediction,
                 ..common
             },
-            Self::DpmSde => Settings {
-                beta_start: 0.00085,
-                beta_end: 0.012,
-                ..common
-            },
             Self::EdmEuler | Self::EdmDpm => Settings {
                 sigma_min: Some(0.002),
                 sigma_max: Some(80.0),
@@ -387,7 +382,7 @@ impl Class {
                 prediction_type: Prediction::Flow,
                 ..common
             },
-            Self::Heun | Self::Kdpm2 | Self::Kdpm2Ancestral => Settings {
+            Self::Heun | Self::Kdpm2 | Self::Kdpm2Ancestral | Self::DpmSde => Settings {
                 beta_start: 0.00085,
                 beta_end: 0.012,
                 ..common
