@@ -41,13 +41,35 @@ pub enum SamplingError {
     /// Two keys, or a key and a request, that exclude each other.
     #[error("{0}")]
     Conflict(String),
-    /// A sampler name that is neither a row's name nor an alias.
-    #[error("sampler `{found}` is unknown; known are {known}")]
+    /// A sampler name that no row of the table has.
+    #[error(
+        "sampler `{found}` is unknown; the nearest names are {near}, and `latent samplers` lists all"
+    )]
     UnknownSampler {
         /// What was asked for.
         found: String,
-        /// Every name of the table.
-        known: String,
+        /// The names nearest to it.
+        near: String,
+    },
+    /// A schedule name that no row of the table has.
+    #[error(
+        "schedule `{found}` is unknown; the nearest names are {near}, and `latent samplers` lists all"
+    )]
+    UnknownSchedule {
+        /// What was asked for.
+        found: String,
+        /// The names nearest to it.
+        near: String,
+    },
+    /// A schedule that a sampler cannot walk on.
+    #[error("sampler `{sampler}` cannot walk on schedule `{schedule}`; take one of {fitting}")]
+    NoSuchSchedule {
+        /// The sampler's name.
+        sampler: &'static str,
+        /// The schedule's name.
+        schedule: &'static str,
+        /// Schedules it can walk on.
+        fitting: String,
     },
     /// A number of steps outside what the schedule can give.
     #[error("{found} sampling steps asked for, but this model takes 1 to {most}")]

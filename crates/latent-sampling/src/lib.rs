@@ -25,11 +25,13 @@ mod config;
 mod error;
 pub mod guidance;
 mod level;
+mod names;
 mod noise_schedule;
 mod plan;
 pub mod rng;
 mod run;
 mod samplers;
+mod schedules;
 mod slerp;
 mod spacing;
 mod threshold;
@@ -40,11 +42,15 @@ pub use config::{
     TimestepType, VarianceType,
 };
 pub use error::SamplingError;
+pub use names::{find, find_joined, find_schedule};
 pub use noise_schedule::NoiseSchedule;
 pub use plan::{Churn, Plan, RunOptions};
-pub use rng::{CounterNoise, PhiloxGenerator, TorchGenerator};
+pub use rng::{
+    BrownianPath, CounterNoise, GeneratorKind, PhiloxGenerator, PictureGenerator, TorchGenerator,
+};
 pub use run::{Denoiser, Start, StepReport, Stopped, sample};
-pub use samplers::{SAMPLERS, Sampler, find, sampler_of};
+pub use samplers::{SAMPLERS, Sampler, sampler_of};
+pub use schedules::{Choice, SCHEDULES, Schedule, choose};
 pub use slerp::slerp;
 
 /// Latents of a batch, `[n, c, h, w]`.

@@ -57,7 +57,15 @@ impl NoiseSchedule {
     pub(crate) fn of_class(class: Class, settings: &Settings) -> Self {
         let divides = matches!(
             class,
-            Class::Euler | Class::EulerAncestral | Class::DpmMultistep | Class::UniPc
+            Class::Euler
+                | Class::EulerAncestral
+                | Class::DpmMultistep
+                | Class::UniPc
+                | Class::Dpmpp2sAncestral
+                | Class::Dpmpp2mSde
+                | Class::Dpmpp3mSde
+                | Class::Restart
+                | Class::ErSde
         );
         Self::of(settings, divides)
     }

@@ -1,7 +1,7 @@
 //! What a run will do, known before it runs: timesteps, noise levels, and where it begins.
 
 use crate::level::Level;
-use crate::{Class, Latents, SamplingError, SchedulerConfig, spacing};
+use crate::{Class, Latents, SamplingError, Schedule, SchedulerConfig, spacing};
 
 /// What one run is asked for, beside the config of its model.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,12 @@ pub struct RunOptions {
     pub sigmas: Option<Vec<f64>>,
     /// Whether `ddim` takes its direction from the bounded clean estimate.
     pub use_clipped_model_output: bool,
+    /// A row of [`SCHEDULES`](crate::SCHEDULES) that no key of the config states; see [`choose`](crate::choose).
+    pub schedule: Option<&'static Schedule>,
+    /// Exponent of the schedule `polyexponential`; `None` is 1.
+    pub rho: Option<f64>,
+    /// What fresh noise is multiplied with, for samplers of k-diffusion; `None` is 1.
+    pub noise_scale: Option<f64>,
 }
 
 impl RunOptions {
@@ -30,6 +36,9 @@ impl RunOptions {
             mu: None,
             sigmas: None,
             use_clipped_model_output: false,
+            schedule: None,
+            rho: None,
+            noise_scale: None,
         }
     }
 }
@@ -120,6 +129,7 @@ impl Plan {
             settings: &settings,
             options,
             strength,
+            eta: options.eta.or(sampler.eta).unwrap_or(0.0),
         };
         let mut plan = (sampler.plan)(&request)?;
         if let Some(strength) = strength {
@@ -159,7 +169,13 @@ impl Plan {
     fn begin_at(&mut self, class: Class, strength: f64) -> Result<(), SamplingError> {
         let skipped = skipped(class, self.steps, strength);
         let calls_per_step = match class {
-            Class::Heun | Class::Kdpm2 | Class::Kdpm2Ancestral | Class::FlowHeun => 2,
+            Class::Heun
+            | Class::Kdpm2
+            | Class::Kdpm2Ancestral
+            | Class::FlowHeun
+            | Class::DpmSde
+            | Class::Dpmpp2sAncestral
+            | Class::Restart => 2,
             _ => 1,
         };
         self.first = skipped * calls_per_step;

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use crate::config::Settings;
 use crate::level::mix;
-use crate::{Class, Latents, Plan, RunOptions, SamplingError, SchedulerConfig, sampler_of};
+use crate::{
+    BrownianPath, Class, Latents, Plan, RunOptions, SamplingError, SchedulerConfig, sampler_of,
+};
 
 /// The denoiser was told to stop, or failed; it keeps its own reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,12 @@ pub trait Denoiser {
 
     /// The next unit noise of a shape, from the request's generators: one draw of `[1, c, h, w]` per picture.
     fn noise(&mut self, shape: [usize; 4]) -> Latents;
+
+    /// The seed of each picture, for samplers whose noise follows a [`BrownianPath`]; none where the noise of every step
+    /// is to be drawn by itself.
+    fn seeds(&self) -> Vec<u64> {
+        Vec::new()
+    }
 
     /// May change the latents after every call to the network, before [`report`](Self::report) sees them; inpainting
     /// puts back what is not to be painted. `index` counts the calls from 0.
@@ -116,9 +124,33 @@ pub fn sample(
         plan: &plan,
         options,
         eta,
+        paths: paths(&settings, &plan, &latents, denoiser.seeds()),
         world: denoiser,
     };
     (sampler.run)(&mut walk, latents)
+}
+
+/// A Brownian path a picture, over the noise levels of the run.
+fn paths(
+    settings: &Settings,
+    plan: &Plan,
+    latents: &Latents,
+    seeds: Vec<u64>,
+) -> Vec<BrownianPath> {
+    let (n, c, h, w) = latents.dim();
+    let levels = || plan.sigmas.iter().copied().filter(|sigma| *sigma > 0.0);
+    let (least, most) = (
+        levels().fold(f64::INFINITY, f64::min),
+        levels().fold(0.0, f64::max),
+    );
+    if seeds.len() != n || least >= most {
+        return Vec::new();
+    }
+    seeds
+        .into_iter()
+        .map(|seed| settings.noise_sampler_seed.unwrap_or(seed))
+        .map(|seed| BrownianPath::new(seed, least, most, c * h * w))
+        .collect()
 }
 
 /// Everything a sampler's function sees.
@@ -128,6 +160,7 @@ pub(crate) struct Walk<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) options: &'a RunOptions,
     pub(crate) eta: f64,
+    paths: Vec<BrownianPath>,
     world: &'a mut dyn Denoiser,
 }
 
@@ -148,7 +181,16 @@ impl Walk<'_> {
         input: &Latents,
         call: usize,
     ) -> Result<Latents, SamplingError> {
-        let output = self.world.predict(input, self.plan.timesteps[call])?;
+        self.predict_at(input, self.plan.timesteps[call])
+    }
+
+    /// The network's output at a timestep that the plan may not have.
+    pub(crate) fn predict_at(
+        &mut self,
+        input: &Latents,
+        timestep: f64,
+    ) -> Result<Latents, SamplingError> {
+        let output = self.world.predict(input, timestep)?;
         same_shape("network", &output, input)?;
         Ok(output)
     }
@@ -158,6 +200,31 @@ impl Walk<'_> {
         let noise = self.world.noise(shape_of(like));
         same_shape("noise source", &noise, like)?;
         Ok(noise)
+    }
+
+    /// Unit noise for the way from one level to another: of the pictures' Brownian paths, or fresh where there are none.
+    pub(crate) fn increment(
+        &mut self,
+        like: &Latents,
+        from: f64,
+        to: f64,
+    ) -> Result<Latents, SamplingError> {
+        if self.paths.is_empty() {
+            return self.noise(like);
+        }
+        // Levels are f32 where the paths were defined.
+        let level = |sigma: f64| f64::from(sigma as f32);
+        let values = self
+            .paths
+            .iter()
+            .flat_map(|path| path.normals_between(level(from), level(to)))
+            .collect();
+        let noise = Latents::from_shape_vec(like.raw_dim(), values);
+        noise.map_err(|_| SamplingError::Shape {
+            source_name: "noise source",
+            found: vec![self.paths.len()],
+            needed: shape_of(like).to_vec(),
+        })
     }
 
     /// Lets the world change the latents after a call, and tells it where the run stands.

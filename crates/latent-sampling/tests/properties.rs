@@ -103,26 +103,26 @@ fn every_number_of_steps_has_a_finite_falling_plan() {
                 "{}",
                 what()
             );
-            assert!(
-                plan.sigmas.windows(2).all(|pair| pair[1] <= pair[0]),
-                "{}",
-                what()
-            );
+            let rises = plan.sigmas.windows(2).filter(|pair| pair[1] > pair[0]);
+            // Restart goes up again, twice at most.
+            let most = if row.class == Class::Restart { 2 } else { 0 };
+            assert!(rises.count() <= most, "{}", what());
             assert!(
                 plan.timesteps.len() >= steps && plan.init_noise_sigma > 0.0,
                 "{}",
                 what()
             );
             // The middle of an ancestral step is its end, up to the f32 difference of two squares it is made of.
-            let slack = if row.class == Class::Kdpm2Ancestral {
-                0.1
-            } else {
-                0.0
+            let slack = match row.class {
+                Class::Kdpm2Ancestral | Class::Dpmpp2sAncestral => 0.1,
+                _ => 0.0,
             };
             assert!(
-                plan.timesteps
-                    .windows(2)
-                    .all(|pair| pair[1] <= pair[0] + slack),
+                most > 0
+                    || plan
+                        .timesteps
+                        .windows(2)
+                        .all(|pair| pair[1] <= pair[0] + slack),
                 "{}",
                 what()
             );
@@ -380,10 +380,15 @@ fn names_and_aliases_are_unique_and_found() {
             "{}",
             row.name
         );
-        for name in row.aliases.iter().chain([&row.name]) {
+        for name in row.names() {
             assert_eq!(find(name).unwrap().name, row.name, "{name}");
-            assert_eq!(seen.insert(name, row.name), None, "{name} is in two rows");
+            let before = seen.insert(name, row.name);
+            assert!(
+                before.is_none_or(|other| other == row.name),
+                "{name} is in two rows"
+            );
         }
+        assert_eq!(find(row.class.name()).unwrap().class, row.class);
     }
     assert_eq!(find("DPM++ 2M Karras").unwrap().name, "dpmpp_2m_karras");
     assert!(find("eulr").unwrap_err().to_string().contains("`euler`"));

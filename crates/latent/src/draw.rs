@@ -9,8 +9,8 @@ use latent_models::{Conditioning, Context, UNetCondition};
 use latent_nn::ops::{forget_packed, release_buffers};
 use latent_nn::{parameter_count, to_host};
 use latent_sampling::{
-    Denoiser, Latents as Array, Plan, RunOptions, SamplingError, SchedulerConfig, StepReport,
-    Stopped, TorchGenerator, find, guidance, sample, sampler_of,
+    Denoiser, GeneratorKind, Latents as Array, PictureGenerator, Plan, RunOptions, SamplingError,
+    Schedule, SchedulerConfig, StepReport, Stopped, choose, guidance, sample, sampler_of,
 };
 use ndarray::s;
 
@@ -139,6 +139,8 @@ struct Filled {
     rescale: f32,
     config: SchedulerConfig,
     sampler: &'static str,
+    schedule: Option<&'static Schedule>,
+    generator: GeneratorKind,
     options: RunOptions,
 }
 
@@ -155,10 +157,13 @@ impl Filled {
             .sampler
             .as_ref()
             .or(defaults.sampler.as_ref().filter(|_| !stated));
-        let config = match name {
-            Some(name) => find(name)?.configure(&folder)?,
-            None => folder,
-        };
+        let choice = choose(
+            &folder,
+            name.map(String::as_str),
+            request.schedule.as_deref(),
+        )?;
+        let config = choice.config;
+        let generator = request.generator.as_deref();
         let canvas = request.canvas()?;
         let [height, width] = pipeline.size();
         let (width, height) = match &canvas {
@@ -170,8 +175,8 @@ impl Filled {
         };
         let mut options = RunOptions::new(request.steps.unwrap_or(defaults.steps));
         let sampler = sampler_of(&config);
-        // diffusers' pipelines state an eta of 0 to every sampler that has one, whatever its own default is.
-        options.eta = request.eta.or(sampler.eta.map(|_| 0.0));
+        options.eta = request.eta.or(sampler.eta_of_pipelines());
+        options.schedule = choice.schedule;
         Ok(Self {
             seeds: seeds(request),
             canvas,
@@ -181,6 +186,8 @@ impl Filled {
             guidance: request.guidance.unwrap_or(defaults.guidance),
             rescale: request.guidance_rescale,
             sampler: sampler.name,
+            schedule: choice.named,
+            generator: generator.map_or(Ok(GeneratorKind::default()), GeneratorKind::from_name)?,
             config,
             options,
         })
@@ -252,6 +259,8 @@ impl Filled {
             negative_prompt: request.negative_prompt.clone(),
             steps: self.options.steps,
             sampler: self.sampler.to_owned(),
+            schedule: self.schedule.map(|schedule| schedule.name.to_owned()),
+            generator: self.generator,
             guidance: self.guidance,
             seed: seeds.seed,
             width: self.width,
@@ -398,8 +407,8 @@ impl Desk<'_, '_> {
     /// The latents of a batch after a pass; `small` are those of the pass before.
     fn walk(&mut self, pass: &Pass, seeds: &[Seeds], small: Option<Array>) -> Result<Array, Error> {
         let (pipeline, filled) = (self.pipeline, self.filled);
-        let each = seeds.iter().map(|seeds| TorchGenerator::new(seeds.seed));
-        let mut generators: Vec<TorchGenerator> = each.collect();
+        let each = seeds.iter().map(|seeds| filled.generator.start(seeds.seed));
+        let mut generators: Vec<PictureGenerator> = each.collect();
         let (start, begun) = match (&filled.hires, small) {
             (Some(hires), Some(small)) => {
                 let size = [filled.width, filled.height];
@@ -422,6 +431,7 @@ impl Desk<'_, '_> {
             steering,
             guidance: self.told.guidance,
             rescale: f64::from(filled.rescale),
+            seeds,
             generators,
             begun,
             progress: &mut *self.progress,
@@ -616,7 +626,9 @@ struct Guided<'a> {
     guidance: Option<f64>,
     rescale: f64,
     /// One a picture, so that a picture does not depend on its neighbours.
-    generators: Vec<TorchGenerator>,
+    /// The seeds of each picture of the batch.
+    seeds: &'a [Seeds],
+    generators: Vec<PictureGenerator>,
     begun: Begun,
     progress: &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     /// Evaluations of the walks before this one.
@@ -650,6 +662,10 @@ impl Denoiser for Guided<'_> {
             return Ok(guidance::rescale(guided, &wanted, self.rescale));
         }
         Ok(guided)
+    }
+
+    fn seeds(&self) -> Vec<u64> {
+        self.seeds.iter().map(|seeds| seeds.seed).collect()
     }
 
     fn noise(&mut self, [_, c, h, w]: [usize; 4]) -> Array {

@@ -1,7 +1,7 @@
 //! The second pass of a picture that is drawn small first.
 
 use latent_formats::Filter;
-use latent_sampling::{Latents as Array, TorchGenerator};
+use latent_sampling::{Latents as Array, PictureGenerator};
 
 use crate::Error;
 use crate::modes::{Hires, Upscaler};
@@ -15,7 +15,7 @@ pub(crate) fn enlarged(
     hires: &Hires,
     small: &Array,
     [width, height]: [usize; 2],
-    generators: &mut [TorchGenerator],
+    generators: &mut [PictureGenerator],
 ) -> Result<Array, Error> {
     let factor = pipeline.downsampling();
     let [wide, high] = hires.size([width, height]);

@@ -9,7 +9,7 @@ use latent_models::{
     UNet2dCondition,
 };
 use latent_nn::{Compute, Precision, select_device, to_host};
-use latent_sampling::{Latents as Array, SchedulerConfig, TorchGenerator};
+use latent_sampling::{GeneratorKind, Latents as Array, SchedulerConfig};
 use serde_json::Value;
 
 use crate::adapters::{Adapters, Extras};
@@ -273,7 +273,7 @@ impl Pipeline {
             )));
         }
         let moments = self.moments(picture.to_f32_nchw(), [height, width]);
-        let mut generator = seed.map(TorchGenerator::new);
+        let mut generator = seed.map(|seed| GeneratorKind::Torch.start(seed));
         Ok(self.latents_of(&moments, generator.as_mut())?.into())
     }
 

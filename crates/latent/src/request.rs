@@ -50,9 +50,15 @@ pub struct Request {
     /// Pictures from one seed: picture `k` takes seed + `k`, or with a `variation` that one's seed + `k`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
-    /// A name of [`crate::sampling::SAMPLERS`].
+    /// A name of [`crate::sampling::SAMPLERS`], or another program's, alone or with its schedule: "DPM++ 2M Karras".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampler: Option<String>,
+    /// A name of [`crate::sampling::SCHEDULES`], or another program's; absent for the sampler's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// Where noise comes from: `torch` (the default, as diffusers on the CPU) or `philox` (as image tools on NVIDIA GPUs).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generator: Option<String>,
     /// Share of fresh noise in each step, for samplers that read it (`ddim`): 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
@@ -165,6 +171,20 @@ impl Request {
     #[must_use]
     pub fn sampler(mut self, name: impl Into<String>) -> Self {
         self.sampler = Some(name.into());
+        self
+    }
+
+    /// Sets the schedule of noise levels by name.
+    #[must_use]
+    pub fn schedule(mut self, name: impl Into<String>) -> Self {
+        self.schedule = Some(name.into());
+        self
+    }
+
+    /// Sets the generator of the noise by name.
+    #[must_use]
+    pub fn generator(mut self, name: impl Into<String>) -> Self {
+        self.generator = Some(name.into());
         self
     }
 

@@ -2,25 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::modes::{Hires, Upscaler, Variation};
+use latent_sampling::{GeneratorKind, find, find_schedule};
 
-/// Names of our samplers as A1111 writes them; others keep our name.
-///
-/// Source: AUTOMATIC1111 stable-diffusion-webui 1.9 sampler labels (schedule joined, as before 1.9, which both read).
-const A1111_SAMPLERS: &[(&str, &str)] = &[
-    ("ddim", "DDIM"),
-    ("ddpm", "DDPM"),
-    ("dpmpp_2m", "DPM++ 2M"),
-    ("dpmpp_2m_karras", "DPM++ 2M Karras"),
-    ("dpmpp_2m_sde_karras", "DPM++ 2M SDE Karras"),
-    ("euler", "Euler"),
-    ("euler_a", "Euler a"),
-    ("heun", "Heun"),
-    ("lcm", "LCM"),
-    ("lms", "LMS"),
-    ("pndm", "PLMS"),
-    ("unipc", "UniPC"),
-];
+use crate::modes::{Hires, Upscaler, Variation};
 
 /// The settings one picture was made with, every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +17,10 @@ pub struct Settings {
     pub steps: usize,
     /// The sampler's name.
     pub sampler: String,
+    /// The schedule's name, where one was asked for that the sampler's name does not say.
+    pub schedule: Option<String>,
+    /// Where the noise came from.
+    pub generator: GeneratorKind,
     /// Strength of guidance.
     pub guidance: f32,
     /// This picture's seed.
@@ -65,18 +53,17 @@ impl Settings {
     /// The text of the PNG key `parameters`, as A1111 writes and reads it.
     #[must_use]
     pub fn parameters(&self) -> String {
-        let sampler = A1111_SAMPLERS
-            .iter()
-            .find(|(ours, _)| *ours == self.sampler)
-            .map_or(self.sampler.as_str(), |(_, label)| label);
+        let row = find(&self.sampler).ok();
+        let sampler = row.and_then(|row| row.a1111).unwrap_or(&self.sampler);
         let mut text = self.prompt.clone();
         if !self.negative_prompt.is_empty() {
             let _ = write!(text, "\nNegative prompt: {}", self.negative_prompt);
         }
         let _ = write!(
             text,
-            "\nSteps: {}, Sampler: {sampler}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}",
+            "\nSteps: {}, Sampler: {sampler}{}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}",
             self.steps,
+            self.schedule_type(),
             self.guidance,
             self.seed,
             self.width,
@@ -119,8 +106,21 @@ impl Settings {
         if let Some(blur) = self.mask_blur {
             let _ = write!(text, ", Mask blur: {blur}");
         }
+        if self.generator == GeneratorKind::Philox {
+            text.push_str(", RNG: NV");
+        }
         let _ = write!(text, ", Version: latent {}", env!("CARGO_PKG_VERSION"));
         text
+    }
+
+    /// The schedule as A1111 1.9 and later write it beside the sampler.
+    fn schedule_type(&self) -> String {
+        let Some(name) = &self.schedule else {
+            return String::new();
+        };
+        let row = find_schedule(name).ok();
+        let label = row.and_then(|row| row.a1111).unwrap_or(name);
+        format!(", Schedule type: {label}")
     }
 }
 
@@ -143,6 +143,8 @@ mod tests {
             negative_prompt: "blurry".into(),
             steps: 20,
             sampler: "dpmpp_2m_karras".into(),
+            schedule: None,
+            generator: GeneratorKind::Torch,
             guidance: 7.5,
             seed: 42,
             width: 128,
@@ -213,6 +215,22 @@ mod tests {
             text.contains("Adapters: \"lora snow:0.8, embedding <fox>\""),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_schedule_and_a_gpus_noise_are_written_as_a1111_has_them() {
+        let text = Settings {
+            sampler: "dpmpp_2s_a".into(),
+            schedule: Some("sgm_uniform".into()),
+            generator: GeneratorKind::Philox,
+            ..settings()
+        }
+        .parameters();
+        assert!(
+            text.contains("Sampler: DPM++ 2S a, Schedule type: SGM Uniform, CFG"),
+            "{text}"
+        );
+        assert!(text.contains(", RNG: NV, Version"), "{text}");
     }
 
     #[test]

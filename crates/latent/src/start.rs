@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use burn::tensor::Tensor;
 use latent_formats::Picture;
 use latent_nn::to_host;
-use latent_sampling::{Latents as Array, Plan, Start, TorchGenerator, slerp};
+use latent_sampling::{Latents as Array, PictureGenerator, Plan, Start, slerp};
 use ndarray::{Axis, Zip, concatenate, s};
 
 use crate::mask::extended;
@@ -31,7 +31,7 @@ impl Pipeline {
     pub(crate) fn latents_of(
         &self,
         moments: &Moments,
-        generator: Option<&mut TorchGenerator>,
+        generator: Option<&mut PictureGenerator>,
     ) -> Result<Array, Error> {
         let mean = moments.mean.clone();
         let latents = match (generator, &moments.deviation) {
@@ -122,7 +122,7 @@ impl Origin {
     pub(crate) fn begin(
         &self,
         pipeline: &Pipeline,
-        generators: &mut [TorchGenerator],
+        generators: &mut [PictureGenerator],
         seeds: &[Seeds],
         plan: &Plan,
     ) -> Result<(Start, Begun), Error> {
@@ -168,7 +168,7 @@ impl Origin {
     pub(crate) fn begin_from(
         &self,
         pipeline: &Pipeline,
-        generators: &mut [TorchGenerator],
+        generators: &mut [PictureGenerator],
         seeds: &[Seeds],
         (clean, strength): (Array, f64),
     ) -> Result<(Start, Begun), Error> {
@@ -187,7 +187,7 @@ impl Origin {
     }
 
     /// Unit noise of each picture, on its way to its variation's.
-    fn noise(&self, generators: &mut [TorchGenerator], seeds: &[Seeds]) -> Array {
+    fn noise(&self, generators: &mut [PictureGenerator], seeds: &[Seeds]) -> Array {
         let [c, h, w] = self.shape;
         let each = generators.iter_mut().zip(seeds);
         let each: Vec<Array> = each
@@ -195,7 +195,7 @@ impl Origin {
                 let noise = generator.randn_latents([1, c, h, w]);
                 match seeds.variation {
                     Some(Variation { seed, strength }) => {
-                        let other = TorchGenerator::new(seed).randn_latents([1, c, h, w]);
+                        let other = generator.of_seed(seed).randn_latents([1, c, h, w]);
                         slerp(&noise, &other, strength)
                     }
                     None => noise,
@@ -230,7 +230,7 @@ fn started(clean: Option<Array>, noise: Array, strength: Option<f64>) -> (Start,
 fn drawn(
     pipeline: &Pipeline,
     moments: &Moments,
-    generators: &mut [TorchGenerator],
+    generators: &mut [PictureGenerator],
 ) -> Result<Array, Error> {
     let each: Result<Vec<Array>, Error> = generators
         .iter_mut()

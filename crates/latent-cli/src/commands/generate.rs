@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::ProgressBar;
+use latent::sampling::{GeneratorKind, find_joined, find_schedule};
 use latent::{Generated, PictureFormat, Pipeline, Progress, Request};
 use serde_json::json;
 
@@ -36,6 +37,7 @@ const PREVIEW_SIDE: usize = 256;
   latent generate \"a forest\" --init fox.png --outpaint 64,0,64,0
   latent generate \"a fox\" --seed 7 --variation-seed 1 --variation-strength 0.2 --count 4
   latent generate \"a fox\" --hires-scale 2 --hires-strength 0.6
+  latent generate \"a fox\" --sampler \"Euler a\" --schedule \"SGM Uniform\" --generator philox
   latent generate                                           a surprise from the built-in model's words
 
 The same prompt, seed and settings give the same bytes on every run, with any number of threads,
@@ -65,9 +67,15 @@ pub(crate) struct Generate {
     /// Pulls the contrast of strong guidance back, 0 to 1.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     guidance_rescale: Option<f32>,
-    /// The sampler; `latent samplers` lists them [default: the model's].
+    /// The sampler; `latent samplers` lists them, with A1111's, ComfyUI's and diffusers' names [default: the model's].
     #[arg(long, value_name = "NAME")]
     sampler: Option<String>,
+    /// How the noise levels are spaced: karras, simple, sgm_uniform … [default: the sampler's].
+    #[arg(long, value_name = "NAME")]
+    schedule: Option<String>,
+    /// Where noise comes from: torch (diffusers on a CPU) or philox (A1111 and ComfyUI on an NVIDIA GPU) [default: torch].
+    #[arg(long, value_name = "NAME")]
+    generator: Option<String>,
     /// Share of fresh noise a step, 0 to 1, for samplers that read it.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     eta: Option<f64>,
@@ -166,6 +174,8 @@ impl Generate {
         request.height = self.height.or(request.height);
         request.clip_skip = self.clip_skip.or(request.clip_skip);
         request.sampler = self.sampler.clone().or(request.sampler);
+        request.schedule = self.schedule.clone().or(request.schedule);
+        request.generator = self.generator.clone().or(request.generator);
         match &self.prompt {
             Some(prompt) => request.prompt.clone_from(prompt),
             None if request.prompt.is_empty() => {
@@ -176,11 +186,23 @@ impl Generate {
         }
         self.modes.lay_over(&mut request)?;
         request.validate()?;
-        if let Some(name) = &request.sampler {
-            latent::sampling::find(name)?;
-        }
+        check_names(&request)?;
         Ok(request)
     }
+}
+
+/// Refuses names that mean nothing before a model is opened.
+fn check_names(request: &Request) -> Result<(), Fault> {
+    if let Some(name) = &request.sampler {
+        find_joined(name)?;
+    }
+    if let Some(name) = &request.schedule {
+        find_schedule(name)?;
+    }
+    if let Some(name) = &request.generator {
+        GeneratorKind::from_name(name)?;
+    }
+    Ok(())
 }
 
 fn read_text(path: &Path) -> Result<String, Fault> {
@@ -297,6 +319,7 @@ fn report(
         let line = json!({
             "path": path, "seed": settings.seed, "width": picture.width(), "height": picture.height(),
             "steps": settings.steps, "guidance": settings.guidance, "sampler": settings.sampler,
+            "schedule": settings.schedule, "generator": settings.generator.name(),
             "prompt": settings.prompt, "seconds": took.as_secs_f64(), "warnings": generated.warnings,
         });
         terminal.result(&line, path.display())?;
@@ -338,6 +361,10 @@ mod tests {
             "3.5",
             "--sampler",
             "ddim",
+            "--schedule",
+            "simple",
+            "--generator",
+            "philox",
             "--eta",
             "0.5",
             "--width",
@@ -365,6 +392,8 @@ mod tests {
             guidance_rescale: 0.7,
             seeds: vec![1, 2],
             sampler: Some("ddim".into()),
+            schedule: Some("simple".into()),
+            generator: Some("philox".into()),
             eta: Some(0.5),
             clip_skip: Some(1),
             variation: Some(latent::Variation {

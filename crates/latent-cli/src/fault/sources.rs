@@ -85,6 +85,8 @@ fn sampling(error: &SamplingError) -> Kind {
     match error {
         E::Stopped => Kind::Stopped,
         E::UnknownSampler { .. }
+        | E::UnknownSchedule { .. }
+        | E::NoSuchSchedule { .. }
         | E::Steps { .. }
         | E::Option { .. }
         | E::NoSuchOption { .. }

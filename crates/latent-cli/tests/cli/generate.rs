@@ -216,6 +216,94 @@ fn a_picture_of_many_is_the_picture_alone() {
 }
 
 #[test]
+fn names_of_three_programs_draw_the_same_picture() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let draw = |flags: &[&str]| {
+        quick(folder, "a.png", flags).fine();
+        fs::read(folder.join("a.png")).expect("the picture")
+    };
+    let joined = draw(&["--sampler", "DPM++ 2M Karras"]);
+    let apart = draw(&[
+        "--sampler",
+        "DPMSolverMultistepScheduler",
+        "--schedule",
+        "Karras",
+    ]);
+    assert!(joined == apart && joined == draw(&["--sampler", "dpmpp_2m", "--schedule", "karras"]));
+    assert!(joined != draw(&["--sampler", "dpmpp_2m", "--schedule", "kl_optimal"]));
+}
+
+#[test]
+fn every_sampler_of_image_tools_draws_and_says_so_in_the_picture() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in [
+        "DPM++ SDE",
+        "DPM++ 2S a",
+        "DPM++ 3M SDE",
+        "Restart",
+        "er_sde",
+        "sa_solver",
+    ] {
+        quick(
+            folder.path(),
+            "a.png",
+            &["--sampler", name, "--generator", "philox"],
+        )
+        .fine();
+        let picture = Picture::open(&folder.path().join("a.png")).expect("the picture");
+        let (_, settings) = picture
+            .text()
+            .iter()
+            .find(|(key, _)| key == "parameters")
+            .expect("settings");
+        assert!(settings.contains(&format!("Sampler: {name}")), "{settings}");
+        assert!(settings.contains("RNG: NV"), "{settings}");
+    }
+    let flags = [
+        "--sampler",
+        "DPM++ 3M SDE",
+        "--schedule",
+        "simple",
+        "--json",
+    ];
+    let line = &quick(folder.path(), "a.png", &flags).fine().json()[0];
+    assert_eq!(line["schedule"], "simple");
+    assert_eq!(line["generator"], "torch");
+}
+
+#[test]
+fn the_noise_of_a_gpu_is_another_picture_and_alone_as_among_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let draw = |flags: &[&str]| {
+        let said = quick(folder, "a.png", flags).fine();
+        let last = said.stdout.lines().last().expect("a path").to_owned();
+        fs::read(last).expect("the picture")
+    };
+    let gpu = draw(&[
+        "--seed",
+        "6",
+        "--sampler",
+        "dpmpp_sde",
+        "--generator",
+        "philox",
+    ]);
+    let many = [
+        "--seed",
+        "5",
+        "--count",
+        "2",
+        "--sampler",
+        "dpmpp_sde",
+        "--generator",
+        "philox",
+    ];
+    assert!(gpu == draw(&many));
+    assert!(gpu != draw(&["--seed", "6", "--sampler", "dpmpp_sde"]));
+}
+
+#[test]
 fn a_picture_carries_its_settings_and_json_tells_them() {
     let folder = tempfile::tempdir().expect("a folder");
     let lines = quick(folder.path(), "fox.png", &["--seed", "5", "--json"])

@@ -43,8 +43,15 @@ fn wrong_flags_are_refused_by_name_before_any_work() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("a.png");
     let (output, model) = (text(&output), tiny_model());
-    let cases: [(&[&str], &[&str]); 9] = [
-        (&["--sampler", "dpm_best"], &["dpm_best", "ddim", "unipc"]),
+    let cases: [(&[&str], &[&str]); 13] = [
+        (&["--sampler", "dpmpp_2n"], &["dpmpp_2n", "`dpmpp_2m`"]),
+        (&["--sampler", "DPM++ 2M Kerras"], &["Kerras", "dpmpp_2m"]),
+        (&["--schedule", "kerras"], &["kerras", "`karras`"]),
+        (
+            &["--sampler", "ddim", "--schedule", "simple"],
+            &["ddim", "simple", "trailing"],
+        ),
+        (&["--generator", "dice"], &["dice", "torch", "philox"]),
         (&["--steps", "0"], &["steps", "1 to 1000"]),
         (&["--width", "8193"], &["width", "1 to 8192"]),
         (&["--guidance", "-2"], &["guidance"]),

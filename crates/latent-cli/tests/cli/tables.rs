@@ -10,7 +10,22 @@ fn every_sampler_has_a_line_and_a_json_line() {
         run(["samplers"]).fine().stdout,
         run(["samplers", "--json"]).fine().json(),
     );
-    assert_eq!(lines.lines().count(), latent_sampling::SAMPLERS.len());
+    let rows = latent_sampling::SAMPLERS.len() + latent_sampling::SCHEDULES.len();
+    assert_eq!(json.len(), rows);
+    // A sampler's second line says its order, cost and other names.
+    assert_eq!(
+        lines.lines().count(),
+        rows + latent_sampling::SAMPLERS.len()
+    );
+    assert!(lines.contains("A1111 \"DPM++ 2S a\", ComfyUI dpmpp_2s_ancestral"));
+    let euler = json.iter().find(|line| line["name"] == "euler_a");
+    let euler = euler.expect("the row");
+    assert_eq!(euler["class"], "EulerAncestralDiscreteScheduler");
+    assert!(euler["stochastic"] == true && euler["order"] == 1);
+    let schedules = euler["schedules"].as_array().expect("schedules");
+    assert!(schedules.iter().any(|name| name == "sgm_uniform"));
+    let only = run(["samplers", "--schedules"]).fine().stdout;
+    assert_eq!(only.lines().count(), latent_sampling::SCHEDULES.len());
     let names: Vec<&str> = json
         .iter()
         .filter_map(|line| line["name"].as_str())

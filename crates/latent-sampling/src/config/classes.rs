@@ -1,4 +1,4 @@
-//! The scheduler classes of diffusers: which keys each reads and what it takes where none is stated.
+//! The scheduler classes: which keys each reads and what it takes where none is stated.
 
 use super::settings::{
     AlgorithmType, FinalSigmas, Prediction, Settings, SolverType, TimestepSpacing, VarianceType,
@@ -7,7 +7,7 @@ use super::settings::{
 use crate::SamplingError;
 
 choices! {
-    /// A scheduler class of diffusers.
+    /// A scheduler class of diffusers, or one of the few ways to sample that diffusers has no class for.
     Class {
         /// Ho et al. 2020.
         Ddpm = "DDPMScheduler",
@@ -49,6 +49,20 @@ choices! {
         FlowHeun = "FlowMatchHeunDiscreteScheduler",
         /// Liu et al. 2022, improved, on a trigonometric schedule.
         Ipndm = "IPNDMScheduler",
+        /// DPM-Solver++ on the stochastic equation, through the middle of each step.
+        DpmSde = "DPMSolverSDEScheduler",
+        /// Xue et al. 2023.
+        SaSolver = "SASolverScheduler",
+        /// DPM-Solver++(2S) that puts noise back; k-diffusion's name, since diffusers has no such class.
+        Dpmpp2sAncestral = "sample_dpmpp_2s_ancestral",
+        /// DPM-Solver++(2M) on the stochastic equation with a Brownian path; k-diffusion's name.
+        Dpmpp2mSde = "sample_dpmpp_2m_sde",
+        /// DPM-Solver++(3M) on the stochastic equation with a Brownian path; k-diffusion's name.
+        Dpmpp3mSde = "sample_dpmpp_3m_sde",
+        /// Xu et al. 2023, Restart; the name in image tools.
+        Restart = "restart_sampler",
+        /// Cui et al. 2023, ER-SDE-Solver-3; the name in image tools.
+        ErSde = "sample_er_sde",
     }
 }
 
@@ -110,6 +124,7 @@ const EDM: &[&str] = &[
     "rho",
 ];
 const FLOW: &[&str] = &["num_train_timesteps", "shift"];
+const WALK: &[&[&str]] = &[BETAS, VISITS, SPACED, ZERO_SNR];
 
 /// The groups of keys that each class reads.
 const READS: &[(Class, &[&[&str]])] = &[
@@ -234,6 +249,34 @@ const READS: &[(Class, &[&[&str]])] = &[
     ),
     (Class::FlowHeun, &[FLOW]),
     (Class::Ipndm, &[&["num_train_timesteps", "trained_betas"]]),
+    (
+        Class::DpmSde,
+        &[BETAS, VISITS, SPACED, &["noise_sampler_seed"]],
+    ),
+    (
+        Class::SaSolver,
+        &[
+            BETAS,
+            VISITS,
+            THRESHOLD,
+            SPACED,
+            &[
+                "predictor_order",
+                "corrector_order",
+                "algorithm_type",
+                "lower_order_final",
+                "lambda_min_clipped",
+            ],
+        ],
+    ),
+    (Class::Dpmpp2sAncestral, WALK),
+    (
+        Class::Dpmpp2mSde,
+        &[BETAS, VISITS, SPACED, ZERO_SNR, &["solver_type"]],
+    ),
+    (Class::Dpmpp3mSde, WALK),
+    (Class::Restart, WALK),
+    (Class::ErSde, WALK),
 ];
 
 impl Class {
@@ -326,6 +369,10 @@ impl Class {
                 solver_type: SolverType::LogRho,
                 ..common
             },
+            Self::SaSolver => Settings {
+                algorithm_type: AlgorithmType::DataPrediction,
+                ..common
+            },
             Self::EdmEuler | Self::EdmDpm => Settings {
                 sigma_min: Some(0.002),
                 sigma_max: Some(80.0),
@@ -335,7 +382,7 @@ impl Class {
                 prediction_type: Prediction::Flow,
                 ..common
             },
-            Self::Heun | Self::Kdpm2 | Self::Kdpm2Ancestral => Settings {
+            Self::Heun | Self::Kdpm2 | Self::Kdpm2Ancestral | Self::DpmSde => Settings {
                 beta_start: 0.00085,
                 beta_end: 0.012,
                 ..common
@@ -369,6 +416,10 @@ impl Class {
         }
         if !(1..=3).contains(&settings.solver_order) {
             return conflict("`solver_order` must be 1, 2 or 3");
+        }
+        let orders = [settings.predictor_order, settings.corrector_order];
+        if !orders.iter().all(|order| (1..=4).contains(order)) {
+            return conflict("`predictor_order` and `corrector_order` must be from 1 to 4");
         }
         let noise_solver = matches!(
             settings.algorithm_type,

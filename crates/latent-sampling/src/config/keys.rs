@@ -99,6 +99,9 @@ const KEYS: &[Key] = keys![
     time_shift_type,
     invert_sigmas,
     stochastic_sampling,
+    predictor_order,
+    corrector_order,
+    noise_sampler_seed,
 ];
 
 /// Accepts one value only.
@@ -150,6 +153,15 @@ impl Read for usize {
     }
     fn needed() -> String {
         "a whole number from 0 to 1000000".to_owned()
+    }
+}
+
+impl Read for u64 {
+    fn read(value: &Value) -> Option<Self> {
+        value.as_u64()
+    }
+    fn needed() -> String {
+        "a whole number from 0".to_owned()
     }
 }
 

@@ -80,6 +80,10 @@ choices! {
         SdeDpmSolver = "sde-dpmsolver",
         /// Exponential integrator in log rho. Source: Zhang & Chen 2022 (arXiv:2204.13902).
         Deis = "deis",
+        /// SA-Solver on the clean latents. Source: Xue et al. 2023 (arXiv:2309.05019).
+        DataPrediction = "data_prediction",
+        /// SA-Solver on the noise.
+        NoisePrediction = "noise_prediction",
     }
 }
 
@@ -230,6 +234,9 @@ pub struct Settings {
     pub time_shift_type: TimeShift,
     pub invert_sigmas: bool,
     pub stochastic_sampling: bool,
+    pub predictor_order: usize,
+    pub corrector_order: usize,
+    pub noise_sampler_seed: Option<u64>,
 }
 
 impl Settings {
@@ -287,6 +294,9 @@ impl Settings {
             time_shift_type: TimeShift::Exponential,
             invert_sigmas: false,
             stochastic_sampling: false,
+            predictor_order: 2,
+            corrector_order: 2,
+            noise_sampler_seed: None,
         }
     }
 

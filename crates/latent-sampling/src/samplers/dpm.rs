@@ -27,7 +27,10 @@ impl Step {
     fn data(&self) -> bool {
         matches!(
             self.algorithm,
-            AlgorithmType::DpmSolverPp | AlgorithmType::SdeDpmSolverPp | AlgorithmType::Deis
+            AlgorithmType::DpmSolverPp
+                | AlgorithmType::SdeDpmSolverPp
+                | AlgorithmType::Deis
+                | AlgorithmType::DataPrediction
         )
     }
 
@@ -42,10 +45,8 @@ impl Step {
     fn carry(&self) -> f64 {
         match self.algorithm {
             AlgorithmType::SdeDpmSolverPp => self.to.sigma / self.from.sigma * (-self.h).exp(),
-            AlgorithmType::DpmSolver | AlgorithmType::SdeDpmSolver => {
-                self.to.alpha / self.from.alpha
-            }
-            AlgorithmType::DpmSolverPp | AlgorithmType::Deis => self.to.sigma / self.from.sigma,
+            _ if self.data() => self.to.sigma / self.from.sigma,
+            _ => self.to.alpha / self.from.alpha,
         }
     }
 
@@ -55,10 +56,10 @@ impl Step {
     /// Source: Lu et al. 2022 (arXiv:2211.01095), Eqs. 9 to 11; the stochastic forms are their section 5.
     fn weights(&self) -> [f64; 3] {
         let (scale, rate) = match self.algorithm {
-            AlgorithmType::DpmSolverPp | AlgorithmType::Deis => (self.to.alpha, -self.h),
             AlgorithmType::SdeDpmSolverPp => (self.to.alpha, -2.0 * self.h),
-            AlgorithmType::DpmSolver => (self.to.sigma, self.h),
             AlgorithmType::SdeDpmSolver => (2.0 * self.to.sigma, self.h),
+            _ if self.data() => (self.to.alpha, -self.h),
+            _ => (self.to.sigma, self.h),
         };
         let growth = rate.exp_m1();
         let first = growth / rate - 1.0;
@@ -99,7 +100,7 @@ struct Known {
 }
 
 /// The network's answer in the form the algorithm follows, and the clean latents it means.
-fn evaluate(
+pub(super) fn evaluate(
     walk: &mut Walk<'_>,
     x: &Latents,
     call: usize,

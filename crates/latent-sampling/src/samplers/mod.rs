@@ -5,6 +5,8 @@ mod consistency;
 mod dpm;
 mod flow;
 mod pndm;
+mod sa_solver;
+mod sde;
 mod sigma;
 mod table;
 mod unipc;
@@ -25,10 +27,16 @@ pub struct Sampler {
     pub name: &'static str,
     /// One sentence for people choosing.
     pub about: &'static str,
-    /// What other tools call it.
+    /// Further names it is found by.
     pub aliases: &'static [&'static str],
-    /// The diffusers class whose results it equals.
+    /// A1111's label.
+    pub a1111: Option<&'static str>,
+    /// ComfyUI's name.
+    pub comfyui: Option<&'static str>,
+    /// The diffusers class whose results it equals, or the class made for it where diffusers has none.
     pub class: Class,
+    /// Order of its error in the length of a step.
+    pub order: usize,
     /// Paper and equation.
     pub source: &'static str,
     /// Whether fresh noise enters on the way with the row's own options.
@@ -37,6 +45,8 @@ pub struct Sampler {
     pub evaluations_per_step: usize,
     /// The `eta` it takes where none is asked for; `None` if it has no such option.
     pub eta: Option<f64>,
+    /// What it goes by, which says which schedules it can walk on.
+    pub(crate) visits: Visits,
     /// Options beside steps and `eta` that it has.
     takes: &'static [Takes],
     /// Keys it sets in a config.
@@ -47,6 +57,17 @@ pub struct Sampler {
     pub(crate) run: fn(&mut Walk<'_>, Latents) -> Result<Latents, SamplingError>,
 }
 
+/// What a sampler's steps lie between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visits {
+    /// Whole training timesteps.
+    Timesteps,
+    /// Any noise levels.
+    Levels,
+    /// Levels of its own kind of model.
+    Own,
+}
+
 /// An option of [`RunOptions`] that only some samplers have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Takes {
@@ -54,11 +75,12 @@ enum Takes {
     Mu,
     Sigmas,
     ClippedOutput,
+    NoiseScale,
 }
 
 /// A value in a row, as constants can hold it.
 #[derive(Clone, Copy, Debug)]
-enum Setting {
+pub(crate) enum Setting {
     Flag(bool),
     Text(&'static str),
     Count(u64),
@@ -85,43 +107,6 @@ enum When {
     Unstated,
 }
 
-/// The row of a name or an alias; upper and lower case and the marks between words do not count.
-///
-/// ```
-/// assert_eq!(latent_sampling::find("DPM++ 2M Karras")?.name, "dpmpp_2m_karras");
-/// # Ok::<(), latent_sampling::SamplingError>(())
-/// ```
-///
-/// # Errors
-/// If no row has the name; the sentence lists those that are known.
-pub fn find(name: &str) -> Result<&'static Sampler, SamplingError> {
-    let wanted = simplified(name);
-    let named = |row: &&Sampler| {
-        row.aliases
-            .iter()
-            .chain([&row.name])
-            .any(|known| simplified(known) == wanted)
-    };
-    SAMPLERS.iter().find(named).ok_or_else(|| {
-        let known: Vec<String> = SAMPLERS
-            .iter()
-            .map(|row| format!("`{}`", row.name))
-            .collect();
-        SamplingError::UnknownSampler {
-            found: name.to_owned(),
-            known: known.join(", "),
-        }
-    })
-}
-
-fn simplified(name: &str) -> String {
-    let letters = name.to_lowercase().replace('+', "p");
-    letters
-        .chars()
-        .filter(|letter| letter.is_alphanumeric())
-        .collect()
-}
-
 /// The row that a config means: the first of its class whose own keys it has, else the first of its class.
 pub fn sampler_of(config: &SchedulerConfig) -> &'static Sampler {
     let of_class = || SAMPLERS.iter().filter(|row| row.class == config.class());
@@ -134,11 +119,37 @@ pub fn sampler_of(config: &SchedulerConfig) -> &'static Sampler {
 }
 
 impl Sampler {
+    /// Every name it is found by, beside its class's.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let others = self.a1111.into_iter().chain(self.comfyui);
+        [self.name]
+            .into_iter()
+            .chain(others)
+            .chain(self.aliases.iter().copied())
+    }
+
+    /// The `eta` that diffusers' pipelines hand to it where none is asked for: 0 to every class whose step has one,
+    /// whatever its own default is.
+    pub fn eta_of_pipelines(&self) -> Option<f64> {
+        match self.class {
+            Class::Ddim | Class::Tcd => Some(0.0),
+            _ => self.eta,
+        }
+    }
+
     fn always(&self) -> impl Iterator<Item = (&'static str, Value)> {
         self.sets
             .iter()
             .filter(|(_, _, when)| *when == When::Always)
             .map(|(key, value, _)| (*key, Value::from(*value)))
+    }
+
+    /// Whether the row's name stands for all of these keys.
+    pub(crate) fn says(&self, keys: &[(&str, Setting)]) -> bool {
+        keys.iter().all(|(key, value)| {
+            self.always()
+                .any(|(own, said)| own == *key && said == Value::from(*value))
+        })
     }
 
     /// Whether the keys that the row's name stands for are in effect.
@@ -212,7 +223,7 @@ impl Sampler {
         };
         if let Some(eta) = options.eta {
             if self.eta.is_none() {
-                return refuse("eta", "`ddim` or `tcd`");
+                return refuse("eta", "`ddim`, `euler_a` or another that has it");
             }
             if !(0.0..=1.0).contains(&eta) {
                 return Err(SamplingError::Option {
@@ -243,8 +254,42 @@ impl Sampler {
         if options.sigmas.is_some() && !self.takes.contains(&Takes::Sigmas) {
             return refuse("sigmas", "`flow_euler`");
         }
+        if options.noise_scale.is_some() && !self.takes.contains(&Takes::NoiseScale) {
+            return refuse("noise_scale", "`euler_a` or `dpmpp_sde`");
+        }
+        self.check_schedule(options)?;
         if options.use_clipped_model_output && !self.takes.contains(&Takes::ClippedOutput) {
             return refuse("use_clipped_model_output", "`ddim`");
+        }
+        Ok(())
+    }
+}
+
+impl Sampler {
+    /// Refuses a schedule that this sampler's plan would not follow.
+    fn check_schedule(&self, options: &RunOptions) -> Result<(), SamplingError> {
+        let Some(schedule) = options.schedule else {
+            return match options.rho {
+                Some(rho) => Err(SamplingError::Option {
+                    option: "rho",
+                    found: rho.to_string(),
+                    needed: "left out but with the schedule `polyexponential`",
+                }),
+                None => Ok(()),
+            };
+        };
+        if self.visits != Visits::Levels || schedule.levels.is_none() {
+            return Err(schedule.unfit(self, false));
+        }
+        let found = options.rho.unwrap_or(1.0);
+        if options.rho.is_some() && schedule.name != "polyexponential"
+            || !(0.01..=100.0).contains(&found)
+        {
+            return Err(SamplingError::Option {
+                option: "rho",
+                found: found.to_string(),
+                needed: "from 0.01 to 100, with the schedule `polyexponential`",
+            });
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::level::{Level, mix};
 use crate::run::Walk;
-use crate::spacing::{down, up};
+use crate::spacing::{down, timestep_of, up};
 use crate::{Latents, Prediction, SamplingError};
 
 /// The network's output at a call, given latents whose noise has standard deviation `sigma`.
@@ -46,6 +46,10 @@ pub(super) fn toward(x: &Latents, clean: &Latents, from: f64, to: f64) -> Latent
 pub(super) fn euler(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, SamplingError> {
     for call in walk.calls() {
         let (from, to) = walk.sigmas(call);
+        if walk.options.schedule.is_some() && walk.options.churn.is_some() {
+            x = churned_step(walk, x, call)?;
+            continue;
+        }
         // The network sees the latents before fresh noise joins them: so does diffusers.
         let output = output_at(walk, &x, from, call)?;
         let raised = churn(walk, &mut x, from)?;
@@ -58,6 +62,24 @@ pub(super) fn euler(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Samp
         x = toward(&x, &clean, raised, to);
         walk.report(call, &mut x, &clean)?;
     }
+    Ok(x)
+}
+
+/// A step on k-diffusion's levels, where the network sees the latents after fresh noise joined them, at their new level.
+///
+/// Source: k-diffusion, `sample_euler`.
+fn churned_step(
+    walk: &mut Walk<'_>,
+    mut x: Latents,
+    call: usize,
+) -> Result<Latents, SamplingError> {
+    let (from, to) = walk.sigmas(call);
+    let raised = churn(walk, &mut x, from)?;
+    let scaled = mix(&[(Level::from_ratio(raised).alpha, &x)]);
+    let output = walk.predict_at(&scaled, timestep_of(walk.class, walk.settings, raised))?;
+    let clean = clean_at(walk, &x, &output, raised);
+    x = toward(&x, &clean, raised, to);
+    walk.report(call, &mut x, &clean)?;
     Ok(x)
 }
 
@@ -95,8 +117,9 @@ pub(super) fn euler_a(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sa
         let output = output_at(walk, &x, from, call)?;
         let clean = clean_at(walk, &x, &output, from);
         let noise = walk.noise(&x)?;
-        x = toward(&x, &clean, from, down(from, to));
-        x = mix(&[(1.0, &x), (up(from, to), &noise)]);
+        let scale = walk.options.noise_scale.unwrap_or(1.0);
+        x = toward(&x, &clean, from, down(from, to, walk.eta));
+        x = mix(&[(1.0, &x), (up(from, to, walk.eta) * scale, &noise)]);
         walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
@@ -119,10 +142,30 @@ pub(super) fn heun(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampl
         let output = output_at(walk, &end, to, call + 1)?;
         let corrected = bounded(walk, clean_at(walk, &end, &output, to));
         x = trapezoid(&x, &clean, &end, &corrected, [from, to]);
+        x = raised(walk, x, to, call + 2)?;
         walk.report(call + 1, &mut x, &corrected)?;
         call += 2;
     }
     Ok(x)
+}
+
+/// Adds noise where the next call's level lies above the one that is reached, as it does in a restart.
+///
+/// Source: Xu et al. 2023 (arXiv:2306.14878), Algorithm 1.
+fn raised(
+    walk: &mut Walk<'_>,
+    x: Latents,
+    reached: f64,
+    next: usize,
+) -> Result<Latents, SamplingError> {
+    let level = walk.plan.sigmas[next];
+    if level <= reached {
+        return Ok(x);
+    }
+    let noise = walk.noise(&x)?;
+    let scale = walk.options.noise_scale.unwrap_or(1.0);
+    let deviation = (level * level - reached * reached).sqrt();
+    Ok(mix(&[(1.0, &x), (deviation * scale, &noise)]))
 }
 
 /// `x + (to - from) (slope at the start + slope at the end) / 2`.
@@ -167,12 +210,17 @@ fn dpm2_with(
         }
         let output = output_at(walk, &halfway, middle, call + 1)?;
         let clean = clean_at(walk, &halfway, &output, middle);
-        let target = if ancestral { down(from, to) } else { to };
+        let target = if ancestral {
+            down(from, to, walk.eta)
+        } else {
+            to
+        };
         let slope = (target - from) / middle;
         x = mix(&[(1.0, &x), (slope, &halfway), (-slope, &clean)]);
         if ancestral {
             let noise = walk.noise(&x)?;
-            x = mix(&[(1.0, &x), (up(from, to), &noise)]);
+            let scale = walk.options.noise_scale.unwrap_or(1.0);
+            x = mix(&[(1.0, &x), (up(from, to, walk.eta) * scale, &noise)]);
         }
         walk.report(call + 1, &mut x, &clean)?;
     }
@@ -225,7 +273,19 @@ fn lms_order(walk: &Walk<'_>, call: usize) -> usize {
 
 /// Integral from `from` to `to` of the polynomial that is 1 at `known[j]` and 0 at the others.
 fn lagrange_integral(known: &[f64], j: usize, from: f64, to: f64) -> f64 {
-    // Coefficients of the product, lowest power first.
+    let polynomial = lagrange(known, j);
+    let at = |x: f64| -> f64 {
+        polynomial
+            .iter()
+            .enumerate()
+            .map(|(power, c)| c * x.powi(power as i32 + 1) / (power + 1) as f64)
+            .sum()
+    };
+    at(to) - at(from)
+}
+
+/// Coefficients, lowest power first, of the polynomial that is 1 at `known[j]` and 0 at the others.
+pub(super) fn lagrange(known: &[f64], j: usize) -> Vec<f64> {
     let mut polynomial = vec![1.0];
     for (k, root) in known.iter().enumerate() {
         if k != j {
@@ -238,12 +298,5 @@ fn lagrange_integral(known: &[f64], j: usize, from: f64, to: f64) -> f64 {
             polynomial = product;
         }
     }
-    let at = |x: f64| -> f64 {
-        polynomial
-            .iter()
-            .enumerate()
-            .map(|(power, c)| c * x.powi(power as i32 + 1) / (power + 1) as f64)
-            .sum()
-    };
-    at(to) - at(from)
+    polynomial
 }

@@ -5,6 +5,9 @@ pub(super) fn quantile(p: f64, a: f64) -> f64 {
     if p <= 0.0 || p >= 1.0 {
         return p.clamp(0.0, 1.0);
     }
+    if p == 0.5 {
+        return 0.5; // exactly, since timesteps are rounded from here
+    }
     // The distribution is symmetric, and its lower half keeps more digits.
     if p > 0.5 {
         return 1.0 - quantile(1.0 - p, a);

@@ -1,7 +1,7 @@
 //! Whole training timesteps: DDIM and its kin, and the DPM solvers.
 
 use super::flow::{stretched, time_shift};
-use super::table::Table;
+use super::table::{Table, scheduled};
 use super::{Request, linspace, single, spaced, timesteps, trailing};
 use crate::config::{FinalSigmas, Settings};
 use crate::level::Level;
@@ -104,15 +104,50 @@ pub(crate) fn consistency_plan(request: &Request<'_>) -> Result<Plan, SamplingEr
     on_alpha_bar(request, times)
 }
 
-/// Timesteps and levels of the DPM solvers, UniPC and DEIS.
+/// Timesteps and levels of the DPM solvers, UniPC, DEIS and SA-Solver.
 pub(crate) fn dpm_plan(request: &Request<'_>) -> Result<Plan, SamplingError> {
-    let (settings, steps) = (request.settings, request.options.steps);
+    let settings = request.settings;
     let schedule = NoiseSchedule::of_class(request.class, settings);
     let table = Table::new(&schedule);
-    let (mut sigmas, times) = match settings.sigma_spacing() {
+    let given = scheduled(request, &table);
+    let from_noise_alone = given.is_some();
+    let (mut sigmas, times) = match given {
+        Some(given) => given,
+        None => solver_levels(request, &schedule, &table)?,
+    };
+    sigmas.push(final_sigma(request, &table, sigmas[sigmas.len() - 1]));
+    let sigmas: Vec<f64> = sigmas.into_iter().map(single).collect();
+    let levels: Vec<Level> = sigmas
+        .iter()
+        .map(|sigma| solver_level(settings, *sigma))
+        .collect();
+    Ok(Plan {
+        steps: times.len(),
+        timesteps: times,
+        sigmas,
+        // k-diffusion's schedules leave no share of data in the first noise.
+        init_noise_sigma: if from_noise_alone {
+            levels[0].sigma
+        } else {
+            1.0
+        },
+        first: 0,
+        levels,
+        middles: Vec::new(),
+    })
+}
+
+/// Levels and timesteps that the settings ask for.
+fn solver_levels(
+    request: &Request<'_>,
+    schedule: &NoiseSchedule,
+    table: &Table,
+) -> Result<(Vec<f64>, Vec<f64>), SamplingError> {
+    let (settings, steps) = (request.settings, request.options.steps);
+    Ok(match settings.sigma_spacing() {
         SigmaSpacing::Flow => flow_levels(request)?,
         SigmaSpacing::Timesteps => {
-            let times = solver_timesteps(request, &schedule);
+            let times = solver_timesteps(request, schedule);
             (times.iter().map(|t| table.at(*t)).collect(), times)
         }
         spacing => {
@@ -125,30 +160,28 @@ pub(crate) fn dpm_plan(request: &Request<'_>) -> Result<Plan, SamplingError> {
                 .collect();
             (sigmas, times)
         }
-    };
-    let final_sigma = match (request.class, settings.final_sigmas_type) {
-        // DEIS divides by the last level and has no way to end at none.
-        (Class::Deis, _) | (_, FinalSigmas::SigmaMin) => match settings.sigma_spacing() {
-            SigmaSpacing::Timesteps => table.least(),
-            _ => sigmas[sigmas.len() - 1],
-        },
-        (_, FinalSigmas::Zero) => 0.0,
-    };
-    sigmas.push(final_sigma);
-    let sigmas: Vec<f64> = sigmas.into_iter().map(single).collect();
-    let levels = sigmas
-        .iter()
-        .map(|sigma| solver_level(settings, *sigma))
-        .collect();
-    Ok(Plan {
-        timesteps: times,
-        sigmas,
-        init_noise_sigma: 1.0,
-        first: 0,
-        steps,
-        levels,
-        middles: Vec::new(),
     })
+}
+
+/// The level that the last step goes to, from the level `last`.
+fn final_sigma(request: &Request<'_>, table: &Table, last: f64) -> f64 {
+    let settings = request.settings;
+    let given = request.options.schedule.is_some();
+    match (request.class, settings.final_sigmas_type) {
+        // DEIS divides by the last level and has no way to end at none; SA-Solver is defined so.
+        (Class::Deis | Class::SaSolver, _) => {
+            if settings.sigma_spacing() == SigmaSpacing::Timesteps {
+                table.least().min(last)
+            } else {
+                last
+            }
+        }
+        (_, FinalSigmas::SigmaMin) if !given => match settings.sigma_spacing() {
+            SigmaSpacing::Timesteps => table.least(),
+            _ => last,
+        },
+        _ => 0.0,
+    }
 }
 
 /// What a level means: a point of a flow, or a ratio of noise to data.
@@ -180,7 +213,7 @@ fn solver_timesteps(request: &Request<'_>, schedule: &NoiseSchedule) -> Vec<f64>
     let (settings, steps) = (request.settings, request.options.steps);
     let total = settings.num_train_timesteps;
     let last = match request.class {
-        Class::DpmMultistep | Class::DpmSinglestep => {
+        Class::DpmMultistep | Class::DpmSinglestep | Class::SaSolver => {
             total - clipped(schedule, settings.lambda_min_clipped)
         }
         _ => total,

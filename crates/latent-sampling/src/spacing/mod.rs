@@ -5,11 +5,12 @@
 mod beta;
 mod discrete;
 mod flow;
+pub(crate) mod levels;
 mod table;
 
 pub(crate) use discrete::{alpha_plan, consistency_plan, dpm_plan, pndm_plan};
 pub(crate) use flow::{edm_plan, flow_heun_plan, flow_plan, trigonometric_plan};
-pub(crate) use table::{down, middle_plan, sigma_plan, up};
+pub(crate) use table::{down, middle_plan, restart_plan, sigma_plan, timestep_of, up};
 
 use crate::config::Settings;
 use crate::{Class, RunOptions, SigmaSpacing, TimestepSpacing};
@@ -21,6 +22,8 @@ pub(crate) struct Request<'a> {
     pub(crate) options: &'a RunOptions,
     /// Strength of an image-to-image start.
     pub(crate) strength: Option<f64>,
+    /// Share of fresh noise in each step.
+    pub(crate) eta: f64,
 }
 
 /// `n` even values with both ends, as `numpy.linspace`; one value is the start.

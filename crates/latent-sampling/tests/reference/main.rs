@@ -2,6 +2,9 @@
 
 mod choice;
 mod fixture;
+mod k_diffusion;
+mod papers;
 mod random;
 mod samplers;
+mod schedules;
 mod training;

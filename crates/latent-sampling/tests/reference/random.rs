@@ -2,7 +2,7 @@
 
 use crate::fixture::{Fixture, path};
 use latent_sampling::rng::philox4x32;
-use latent_sampling::{PhiloxGenerator, TorchGenerator};
+use latent_sampling::{BrownianPath, GeneratorKind, PhiloxGenerator, TorchGenerator};
 use serde_json::Value;
 
 const SEEDS: [u64; 6] = [0, 1, 42, 1_234_567, 4_294_967_301, u64::MAX];
@@ -258,5 +258,56 @@ fn philox_words_equal_the_emulation_of_the_gpu() {
             fixture.values(&format!("philox_raw/{seed}/8")),
             "seed {seed}"
         );
+    }
+}
+
+#[test]
+fn brownian_paths_equal_torchsdes() {
+    let fixture = Fixture::open("rng/philox.safetensors");
+    let times = [14.6, 9.0, 4.0, 1.0, 0.03];
+    for seed in [0, 1, 42] {
+        let path = BrownianPath::new(seed, 0.03, 14.6, 64);
+        for (i, pair) in times.windows(2).enumerate() {
+            let name = format!("brownian/{seed}/{i:02}_w");
+            // Sums of some twenty halves in f32.
+            close(
+                &path.normals_between(pair[0], pair[1]),
+                fixture.values(&name),
+                4e-6,
+                &name,
+            );
+        }
+    }
+}
+
+#[test]
+fn a_brownian_path_is_the_same_however_it_is_cut() {
+    let path = BrownianPath::new(5, 0.1, 10.0, 8);
+    let whole = path.normals_between(0.5, 8.0);
+    let (first, second) = (
+        path.normals_between(0.5, 3.25),
+        path.normals_between(3.25, 8.0),
+    );
+    for i in 0..8 {
+        let joined = (first[i] * 2.75f32.sqrt() + second[i] * 4.75f32.sqrt()) / 7.5f32.sqrt();
+        assert!(
+            (whole[i] - joined).abs() < 1e-5,
+            "{} is not {joined}",
+            whole[i]
+        );
+        assert_eq!(path.normals_between(8.0, 0.5)[i], -whole[i]);
+    }
+    assert_eq!(path.normals_between(2.0, 2.0), [0.0; 8]);
+}
+
+#[test]
+fn a_generator_chosen_by_name_is_that_generator() {
+    for (name, kind) in GeneratorKind::ALL {
+        assert_eq!(kind.name(), *name);
+        let expected = match kind {
+            GeneratorKind::Torch => TorchGenerator::new(9).randn(20),
+            GeneratorKind::Philox => PhiloxGenerator::new(9).randn(20),
+        };
+        assert_eq!(kind.start(9).randn(20), expected);
     }
 }

@@ -12,14 +12,16 @@ use serde_json::Value;
 /// Largest difference after any call, relative to the largest expected value. Nearly all cases stay below 1e-6, the
 /// rounding of f32; steps from a zero-terminal level (4096) to a few units, and `dpm2_a` in two steps, keep four digits.
 const TOLERANCE: f64 = 1e-4;
-const SHAPE: [usize; 4] = [1, 4, 8, 8];
+pub(crate) const SHAPE: [usize; 4] = [1, 4, 8, 8];
 
 /// The fixtures' network: `a x / sqrt(1 + b x^2) + c sin(t / d + e i)` with `i` the index inside the picture.
-struct Toy<'a> {
-    factors: [f32; 5],
-    noises: Vec<&'a [f64]>,
-    drawn: usize,
-    seen: Vec<Latents>,
+pub(crate) struct Toy<'a> {
+    pub(crate) factors: [f32; 5],
+    pub(crate) noises: Vec<&'a [f64]>,
+    pub(crate) drawn: usize,
+    pub(crate) seen: Vec<Latents>,
+    /// Seeds of Brownian paths, where the run is to draw them itself.
+    pub(crate) seeds: Vec<u64>,
 }
 
 impl Denoiser for Toy<'_> {
@@ -39,6 +41,10 @@ impl Denoiser for Toy<'_> {
         latents(self.noises[self.drawn - 1])
     }
 
+    fn seeds(&self) -> Vec<u64> {
+        self.seeds.clone()
+    }
+
     fn report(&mut self, step: StepReport<'_>) -> Result<(), Stopped> {
         assert_eq!(step.index, self.seen.len(), "reports come in order");
         self.seen.push(step.latents.clone());
@@ -46,7 +52,7 @@ impl Denoiser for Toy<'_> {
     }
 }
 
-fn latents(values: &[f64]) -> Latents {
+pub(crate) fn latents(values: &[f64]) -> Latents {
     Latents::from_shape_vec(SHAPE, values.iter().map(|value| *value as f32).collect()).unwrap()
 }
 
@@ -150,7 +156,7 @@ impl<'a> Case<'a> {
     /// The file's list; second-order solvers through the middle repeat its levels, a plan does not.
     fn levels(&self, listed: &'a [f64]) -> Vec<f64> {
         match self.config().class() {
-            Class::Kdpm2 | Class::Kdpm2Ancestral => {
+            Class::Kdpm2 | Class::Kdpm2Ancestral | Class::DpmSde => {
                 let steps = self.options().steps;
                 [listed[0]]
                     .into_iter()
@@ -192,6 +198,7 @@ impl<'a> Case<'a> {
             noises,
             drawn: 0,
             seen: Vec::new(),
+            seeds: Vec::new(),
         };
         let last = sample(&self.config(), &self.options(), start, &mut toy)
             .unwrap_or_else(|error| panic!("{}: {error}", self.name));
@@ -226,7 +233,7 @@ impl<'a> Case<'a> {
 }
 
 /// The largest difference, relative to the largest expected value.
-fn difference(found: &Latents, expected: &[f64]) -> f64 {
+pub(crate) fn difference(found: &Latents, expected: &[f64]) -> f64 {
     let largest = expected
         .iter()
         .fold(0.0f64, |most, value| most.max(value.abs()));
@@ -304,6 +311,8 @@ classes! {
     flow_euler_equals_diffusers: "FlowMatchEulerDiscreteScheduler", 13;
     flow_heun_equals_diffusers: "FlowMatchHeunDiscreteScheduler", 2;
     ipndm_equals_diffusers: "IPNDMScheduler", 1;
+    dpmpp_sde_equals_diffusers: "DPMSolverSDEScheduler", 4;
+    sa_solver_equals_diffusers: "SASolverScheduler", 5;
 }
 
 #[test]
