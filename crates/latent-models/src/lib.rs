@@ -33,17 +33,19 @@ pub use autoencoder::{
     Scaling, SimpleAutoencoder, SimpleAutoencoderConfig, UpDecoderBlockType, VqModel,
     VqModelConfig, autoencoder_weights,
 };
-pub use config::Counts;
+pub use config::{Counts, Depths};
 pub use error::ModelError;
 pub use families::{FAMILIES, Family};
 pub use files::FileSource;
 pub use folder::{Conditioning, ModelFolder};
+pub use single_file::PredictionType;
 pub use text::{
-    ClipTextConfig, ClipTextModel, HiddenActivation, ImageTower, ImageTowerConfig, TextStates,
+    ClipTextConfig, ClipTextModel, HiddenActivation, ImageTower, ImageTowerConfig,
+    TextArchitecture, TextStates,
 };
 pub use tokenizer::{ClipTokenizer, Encoded, train_tokenizer};
 pub use unet::{
-    Context, DownBlockType, MidBlockType, UNet2dCondition, UNet2dConditionConfig, UNetCondition,
-    UpBlockType,
+    AdditionEmbedType, Context, DownBlockType, MidBlockType, TextTime, UNet2dCondition,
+    UNet2dConditionConfig, UNetCondition, UpBlockType,
 };
 pub use weights::read_parameter;

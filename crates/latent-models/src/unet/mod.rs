@@ -5,5 +5,7 @@ mod config;
 mod model;
 mod transformer;
 
-pub use config::{DownBlockType, MidBlockType, UNet2dConditionConfig, UpBlockType};
-pub use model::{Context, UNet2dCondition, UNetCondition};
+pub use config::{
+    AdditionEmbedType, DownBlockType, MidBlockType, UNet2dConditionConfig, UpBlockType,
+};
+pub use model::{Context, TextTime, UNet2dCondition, UNetCondition};
