@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use latent_formats::{Filter, Picture};
-use latent_models::{Conditioning, Context, UNetCondition};
+use latent_models::{Conditioning, Context, TextTime, UNetCondition};
 use latent_nn::ops::{forget_packed, release_buffers};
 use latent_nn::{parameter_count, to_host};
 use latent_sampling::{
@@ -16,6 +16,8 @@ use ndarray::{Axis, concatenate, s};
 
 use crate::latents::Latents;
 use crate::pipeline::{Pipeline, finite, scheduler};
+use crate::refine::{Refining, refine_at};
+use crate::sdxl::{joined, warn_of_no_effect};
 use crate::settings::Settings;
 use crate::{Error, Request};
 
@@ -125,19 +127,19 @@ fn averaged(latents: Array, factor: usize) -> Array {
 }
 
 /// A request with everything open filled in from the model.
-struct Filled {
+pub(crate) struct Filled {
     seeds: Vec<u64>,
-    width: usize,
-    height: usize,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
     guidance: f32,
-    rescale: f32,
-    config: SchedulerConfig,
+    pub(crate) rescale: f32,
+    pub(crate) config: SchedulerConfig,
     sampler: &'static str,
-    options: RunOptions,
+    pub(crate) options: RunOptions,
 }
 
 impl Filled {
-    fn new(pipeline: &Pipeline, request: &Request) -> Result<Self, Error> {
+    pub(crate) fn new(pipeline: &Pipeline, request: &Request) -> Result<Self, Error> {
         request.validate()?;
         let defaults = &pipeline.defaults;
         let folder = match &request.scheduler_config {
@@ -168,6 +170,8 @@ impl Filled {
         let sampler = sampler_of(&config);
         // diffusers' pipelines state an eta of 0 to every sampler that has one, whatever its own default is.
         options.eta = request.eta.or(sampler.eta.map(|_| 0.0));
+        options.denoising_start = request.denoising_start;
+        options.denoising_end = refine_at(pipeline, request).or(request.denoising_end);
         Ok(Self {
             seeds: request.seeds(),
             width,
@@ -190,6 +194,14 @@ impl Filled {
         ]
     }
 
+    /// The settings of each picture.
+    pub(crate) fn settings_of(&self, pipeline: &Pipeline, request: &Request) -> Vec<Settings> {
+        let seeds = self.seeds.iter();
+        seeds
+            .map(|&seed| self.settings(pipeline, request, seed))
+            .collect()
+    }
+
     fn settings(&self, pipeline: &Pipeline, request: &Request, seed: u64) -> Settings {
         Settings {
             prompt: request.prompt.clone(),
@@ -203,6 +215,7 @@ impl Filled {
             clip_skip: request.clip_skip.unwrap_or(0),
             eta: request.eta,
             guidance_rescale: self.rescale,
+            further: further(pipeline, request),
             model: pipeline.model_name.clone(),
         }
     }
@@ -213,12 +226,64 @@ const LARGE: usize = 50_000_000;
 
 /// Gives back what a large text encoder holds beside its file once the words are read: packing the weights again for
 /// the next ones takes a tenth of a second.
-fn make_room(pipeline: &Pipeline) {
-    if let Some(text) = &pipeline.text
-        && parameter_count(&text.encoder) > LARGE
-    {
-        forget_packed(&text.encoder);
+pub(crate) fn make_room(pipeline: &Pipeline) {
+    let second = pipeline.sdxl.iter().map(|sdxl| &sdxl.text_2);
+    for text in pipeline.text.iter().chain(second) {
+        if parameter_count(&text.encoder) > LARGE {
+            forget_packed(&text.encoder);
+        }
     }
+}
+
+/// Settings of a picture that only some models have. Source of the refiner's keys: AUTOMATIC1111's.
+fn further(pipeline: &Pipeline, request: &Request) -> Vec<(&'static str, String)> {
+    let mut further = Vec::new();
+    let sizes = &request.micro_conditioning;
+    if !request.prompt_2.is_empty() {
+        further.push(("Prompt 2", request.prompt_2.clone()));
+    }
+    if !request.negative_prompt_2.is_empty() {
+        further.push(("Negative prompt 2", request.negative_prompt_2.clone()));
+    }
+    for (key, size) in [
+        ("Original size", sizes.original_size),
+        ("Crop", sizes.crop),
+        ("Target size", sizes.target_size),
+    ] {
+        further.extend(size.map(|[x, y]| (key, format!("{x}x{y}"))));
+    }
+    if let (Some(refiner), Some(at)) = (&pipeline.refiner, refine_at(pipeline, request)) {
+        further.push(("Refiner", refiner.model_name.clone()));
+        further.push(("Refiner switch at", at.to_string()));
+    }
+    further
+}
+
+/// The seeds of pictures of `size` positions, as many together as are drawn at once.
+pub(crate) fn batches(seeds: &[u64], [h, w]: [usize; 2]) -> Vec<&[u64]> {
+    let at_once = (POSITIONS / (h * w).max(1)).clamp(1, seeds.len().max(1));
+    seeds.chunks(at_once).collect()
+}
+
+/// Everything that a run gave, put together.
+pub(crate) fn assembled(
+    (mut pictures, finals): (Vec<Picture>, &[Array]),
+    settings: Vec<Settings>,
+    timesteps: Vec<f64>,
+    warnings: Vec<String>,
+) -> Result<Generated, Error> {
+    for (picture, settings) in pictures.iter_mut().zip(&settings) {
+        picture.set_text("parameters", settings.parameters());
+    }
+    let views: Vec<_> = finals.iter().map(|one| one.view()).collect();
+    let latents = concatenate(Axis(0), &views).map_err(|e| Error::Request(e.to_string()))?;
+    Ok(Generated {
+        pictures,
+        latents: Latents::from(latents),
+        settings,
+        timesteps,
+        warnings,
+    })
 }
 
 /// Draws everything that `request` asks for.
@@ -227,14 +292,25 @@ pub(crate) fn draw(
     request: &Request,
     progress: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Generated, Error> {
+    if request.denoising_start.is_some() {
+        return Err(Error::Request(
+            "`denoising_start` goes on from latents, and none are given; leave it out, or give them to `refine`".into(),
+        ));
+    }
     let filled = Filled::new(pipeline, request)?;
     let plan = Plan::new(&filled.config, &filled.options)?;
+    let end = plan.end(&filled.config, &filled.options)?;
     let shape = filled.latent_shape(pipeline);
-    let at_once = (POSITIONS / (shape[1] * shape[2])).clamp(1, filled.seeds.len());
-    let batches: Vec<&[u64]> = filled.seeds.chunks(at_once).collect();
-    let told = Told::new(pipeline, request, &filled)?;
+    let batches = batches(&filled.seeds, [shape[1], shape[2]]);
+    let mut told = Told::new(pipeline, request, &filled)?;
     make_room(pipeline);
-    let total = plan.timesteps.len() * batches.len();
+    let refining = Refining::of(pipeline, request, &filled)?;
+    let mut timesteps = plan.timesteps[plan.first..end].to_vec();
+    let own = timesteps.len();
+    if let Some(refining) = &refining {
+        refining.join(&mut timesteps, &mut told.warnings);
+    }
+    let total = timesteps.len() * batches.len();
     let (mut finals, mut pictures) = (Vec::new(), Vec::new());
     for (index, seeds) in batches.iter().enumerate() {
         let mut guided = Guided {
@@ -247,60 +323,58 @@ pub(crate) fn draw(
                 .map(|&seed| TorchGenerator::new(seed))
                 .collect(),
             progress,
-            before: index * plan.timesteps.len(),
+            before: index * timesteps.len(),
             total,
         };
         let noise = guided.noise([seeds.len(), shape[0], shape[1], shape[2]]);
-        let latents = sample(
-            &filled.config,
-            &filled.options,
-            Start::Noise(noise),
-            &mut guided,
-        )?;
+        let start = Start::Noise(noise);
+        let mut latents = sample(&filled.config, &filled.options, start, &mut guided)?;
         finite(latents.as_slice().unwrap_or_default(), "the network")?;
         // The decoder's results have other sizes than the U-Net's.
         release_buffers();
-        pictures.extend(pipeline.decode_array(&latents)?);
+        let (generators, before) = (guided.generators, guided.before + own);
+        let last = match &refining {
+            Some(refining) => {
+                latents = refining.go_on(latents, generators, progress, (before, total))?;
+                release_buffers();
+                refining.pipeline
+            }
+            None => pipeline,
+        };
+        pictures.extend(last.decode_array(&latents)?);
         finals.push(latents);
     }
-    let settings: Vec<Settings> = filled
-        .seeds
-        .iter()
-        .map(|&seed| filled.settings(pipeline, request, seed))
-        .collect();
-    for (picture, settings) in pictures.iter_mut().zip(&settings) {
-        picture.set_text("parameters", settings.parameters());
-    }
-    let views: Vec<_> = finals.iter().map(|one| one.view()).collect();
-    let latents = concatenate(Axis(0), &views).map_err(|e| Error::Request(e.to_string()))?;
-    Ok(Generated {
-        pictures,
-        latents: Latents::from(latents),
-        settings,
-        timesteps: plan.timesteps,
-        warnings: told.warnings,
-    })
+    let settings = filled.settings_of(pipeline, request);
+    assembled((pictures, &finals), settings, timesteps, told.warnings)
 }
 
 /// What the network is told of one picture, with and without guidance's other half.
-struct Told {
+pub(crate) struct Told {
     /// The wanted condition, and what guidance moves away from.
     wanted: Condition,
     unwanted: Option<Condition>,
-    guidance: Option<f64>,
-    warnings: Vec<String>,
+    pub(crate) guidance: Option<f64>,
+    /// The strength as it is told to a network that was distilled over strengths.
+    strength: f32,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// One picture's condition.
 enum Condition {
     /// Text states `[1, l, c]`.
     Text(Box<Tensor<3>>),
+    /// The same with pooled text and sizes.
+    TextTime(Box<TextTime>),
     Class(u32),
     Nothing,
 }
 
 impl Told {
-    fn new(pipeline: &Pipeline, request: &Request, filled: &Filled) -> Result<Self, Error> {
+    pub(crate) fn new(
+        pipeline: &Pipeline,
+        request: &Request,
+        filled: &Filled,
+    ) -> Result<Self, Error> {
         let mut warnings = Vec::new();
         if pipeline.autoencoder.scaling().assumed {
             warnings.push(format!(
@@ -309,29 +383,60 @@ impl Told {
                 pipeline.autoencoder.scaling().factor
             ));
         }
-        let strength = Some(f64::from(filled.guidance)).filter(|&strength| strength > 1.0);
+        let distilled = pipeline.unet.config().time_cond_proj_dim.is_some();
+        let strength = Some(f64::from(filled.guidance)).filter(|&one| one > 1.0 && !distilled);
         if strength.is_none() && !request.negative_prompt.is_empty() {
-            warnings
-                .push("the negative prompt has no effect while guidance is 1 or less".to_owned());
+            warnings.push(
+                match distilled {
+                    true => "the negative prompt has no effect: this model has guidance built in",
+                    false => "the negative prompt has no effect while guidance is 1 or less",
+                }
+                .to_owned(),
+            );
         }
-        let (wanted, unwanted) = match pipeline.conditioning() {
+        let (wanted, unwanted) = Self::halves(pipeline, request, filled, strength, &mut warnings)?;
+        let guidance = unwanted.as_ref().and(strength);
+        Ok(Self {
+            wanted,
+            unwanted,
+            guidance,
+            strength: filled.guidance,
+            warnings,
+        })
+    }
+
+    /// The wanted condition, and with a strength what guidance moves away from.
+    fn halves(
+        pipeline: &Pipeline,
+        request: &Request,
+        filled: &Filled,
+        strength: Option<f64>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Condition, Option<Condition>), Error> {
+        if let Some(sdxl) = &pipeline.sdxl {
+            let picture = ([filled.width, filled.height], strength.is_some());
+            let (wanted, unwanted) = sdxl.tell(pipeline, request, picture, warnings);
+            let boxed = |told| Condition::TextTime(Box::new(told));
+            return Ok((boxed(wanted), unwanted.map(boxed)));
+        }
+        warn_of_no_effect(request, warnings);
+        match pipeline.conditioning() {
             Conditioning::Text => {
-                let mut read =
-                    |words: &str, clip_skip| read(pipeline, words, clip_skip, &mut warnings);
+                let mut read = |words: &str, clip_skip| read(pipeline, words, clip_skip, warnings);
                 let wanted = read(&request.prompt, request.clip_skip.unwrap_or(0))?;
                 // diffusers skips layers for the wanted words only.
                 let unwanted = strength
                     .map(|_| read(&request.negative_prompt, 0))
                     .transpose()?;
-                (wanted, unwanted)
+                Ok((wanted, unwanted))
             }
             Conditioning::Class { count } => {
                 let wanted = Condition::Class(class(pipeline, &request.prompt, count)?);
                 // Training leaves the last class for "no class".
-                (
+                Ok((
                     wanted,
                     strength.map(|_| Condition::Class(count.saturating_sub(1) as u32)),
-                )
+                ))
             }
             Conditioning::None => {
                 if !request.prompt.is_empty() {
@@ -340,20 +445,13 @@ impl Told {
                             .to_owned(),
                     );
                 }
-                (Condition::Nothing, None)
+                Ok((Condition::Nothing, None))
             }
-        };
-        let guidance = unwanted.as_ref().and(strength);
-        Ok(Self {
-            wanted,
-            unwanted,
-            guidance,
-            warnings,
-        })
+        }
     }
 
     /// The condition of a batch of `n` pictures: the unwanted half first, as diffusers has it.
-    fn context(&self, pipeline: &Pipeline, n: usize) -> Context {
+    pub(crate) fn context(&self, pipeline: &Pipeline, n: usize) -> Context {
         let conditions: Vec<&Condition> = self
             .unwanted
             .iter()
@@ -365,24 +463,34 @@ impl Told {
             .iter()
             .filter_map(|condition| match condition {
                 Condition::Text(states) => Some(states.as_ref().clone()),
-                Condition::Class(_) | Condition::Nothing => None,
+                _ => None,
+            })
+            .collect();
+        let told: Vec<&TextTime> = conditions
+            .iter()
+            .filter_map(|condition| match condition {
+                Condition::TextTime(told) => Some(told.as_ref()),
+                _ => None,
             })
             .collect();
         let classes: Vec<u32> = conditions
             .iter()
             .filter_map(|condition| match condition {
                 Condition::Class(class) => Some(*class),
-                Condition::Text(_) | Condition::Nothing => None,
+                _ => None,
             })
             .collect();
         let condition = if !texts.is_empty() {
             UNetCondition::Text(Tensor::cat(texts, 0))
+        } else if !told.is_empty() {
+            UNetCondition::TextTime(joined(&told))
         } else if !classes.is_empty() {
             UNetCondition::Class(pipeline.compute.ids(&classes, [count, 1]))
         } else {
             UNetCondition::None
         };
-        pipeline.unet.prepare(condition, count)
+        let context = pipeline.unet.prepare(condition, count);
+        pipeline.unet.with_guidance(context, self.strength, count)
     }
 }
 
@@ -398,14 +506,8 @@ fn read(
             "this model has no text encoder; it cannot be asked for words".into(),
         ));
     };
-    let encoded = text.tokenizer.encode(words);
-    if let Some(cut) = &encoded.cut {
-        let room = encoded.ids.len().saturating_sub(2);
-        warnings.push(format!(
-            "the prompt is too long: this model reads {room} tokens, so this end was cut: \"{cut}\""
-        ));
-    }
-    let ids = pipeline.compute.ids(&encoded.ids, [1, encoded.ids.len()]);
+    let ids = text.encode(words, warnings);
+    let ids = pipeline.compute.ids(&ids, [1, ids.len()]);
     let states = match clip_skip {
         0 => text.encoder.forward(ids).last,
         skip => text.encoder.forward_skip(ids, skip),
@@ -439,17 +541,17 @@ fn class(pipeline: &Pipeline, words: &str, count: usize) -> Result<u32, Error> {
 }
 
 /// The network with guidance, as samplers see it.
-struct Guided<'a> {
-    pipeline: &'a Pipeline,
-    context: Context,
-    guidance: Option<f64>,
-    rescale: f64,
+pub(crate) struct Guided<'a> {
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) context: Context,
+    pub(crate) guidance: Option<f64>,
+    pub(crate) rescale: f64,
     /// One a picture, so that a picture does not depend on its neighbours.
-    generators: Vec<TorchGenerator>,
-    progress: &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+    pub(crate) generators: Vec<TorchGenerator>,
+    pub(crate) progress: &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     /// Evaluations of the batches before this one.
-    before: usize,
-    total: usize,
+    pub(crate) before: usize,
+    pub(crate) total: usize,
 }
 
 impl Denoiser for Guided<'_> {

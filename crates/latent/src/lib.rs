@@ -22,8 +22,11 @@ mod draw;
 mod error;
 mod export;
 mod latents;
+mod micro_conditioning;
 mod pipeline;
+mod refine;
 mod request;
+mod sdxl;
 mod settings;
 
 pub use builtin::{builtin_folder, export_builtin, has_builtin};
@@ -36,7 +39,8 @@ pub use latent_models as models;
 pub use latent_nn::{Compute, Precision};
 pub use latent_sampling as sampling;
 pub use latents::Latents;
-pub use pipeline::{Builder, Parts, Pipeline, open_folder};
+pub use micro_conditioning::MicroConditioning;
+pub use pipeline::{Builder, Parts, Pipeline, open_folder, open_folder_predicting};
 pub use request::Request;
 pub use settings::Settings;
 

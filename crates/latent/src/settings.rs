@@ -45,6 +45,8 @@ pub struct Settings {
     pub eta: Option<f64>,
     /// Strength of guidance rescaling; 0 is off.
     pub guidance_rescale: f32,
+    /// Further settings, each as its key and value, in the order they are written.
+    pub further: Vec<(&'static str, String)>,
     /// Name of the model.
     pub model: String,
 }
@@ -80,6 +82,9 @@ impl Settings {
         if self.guidance_rescale > 0.0 {
             let _ = write!(text, ", CFG Rescale: {}", self.guidance_rescale);
         }
+        for (key, value) in &self.further {
+            let _ = write!(text, ", {key}: {}", quoted(value));
+        }
         let _ = write!(text, ", Version: latent {}", env!("CARGO_PKG_VERSION"));
         text
     }
@@ -111,6 +116,7 @@ mod tests {
             clip_skip: 0,
             eta: None,
             guidance_rescale: 0.0,
+            further: Vec::new(),
             model: "latent".into(),
         }
     }
