@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::args::Model;
 use crate::commands::open;
+use crate::commands::sdxl::SdxlFlags;
 use crate::fault::{Fault, Kind};
 use crate::terminal::Terminal;
 use crate::{names, output, stop, surprise};
@@ -28,6 +29,7 @@ const PREVIEW_SIDE: usize = 256;
   latent generate \"a fox\" --seed 1,2,3 -o fox.png          three pictures: fox-1.png, fox-2.png, fox-3.png
   latent generate \"a fox\" --seed 7 --count 8 --preview      seeds 7 to 14, with a preview beside them
   latent generate \"a fox\" --sampler dpmpp_2m_karras --steps 20 --guidance 5 --negative \"blurry\"
+  latent generate \"a fox\" --model sd_xl_base_1.0.safetensors --refiner sd_xl_refiner_1.0.safetensors
   latent generate                                           a surprise from the built-in model's words
 
 The same prompt, seed and settings give the same bytes on every run, with any number of threads,
@@ -37,7 +39,7 @@ pub(crate) struct Generate {
     prompt: Option<String>,
     #[command(flatten)]
     model: Model,
-    /// What the picture should not show.
+    /// What the picture should not show; "" has Stable Diffusion XL read an empty text in place of zeros.
     #[arg(long, value_name = "WORDS")]
     negative: Option<String>,
     /// Seed of the picture; several (1,2,3) give several pictures [default: 0].
@@ -85,6 +87,8 @@ pub(crate) struct Generate {
     /// The picture to write; several get numbers [default: named after the prompt].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    sdxl: SdxlFlags,
 }
 
 impl Generate {
@@ -102,7 +106,10 @@ impl Generate {
         if self.prompt.is_none() {
             terminal.note(format_args!("{}", request.prompt));
         }
-        let pipeline = open::pipeline(&self.model, terminal)?;
+        let mut pipeline = open::pipeline(&self.model, terminal)?;
+        if let Some(path) = &self.sdxl.refiner {
+            pipeline = pipeline.with_refiner(open::beside(&self.model, path, terminal)?)?;
+        }
         let started = Instant::now();
         let preview = self.preview.then(|| names::beside(&first, "preview"));
         let generated = draw(&pipeline, &request, preview.as_deref(), terminal);
@@ -131,7 +138,11 @@ impl Generate {
         }
         if let Some(negative) = &self.negative {
             request.negative_prompt.clone_from(negative);
+            if negative.is_empty() {
+                request.force_zeros_for_empty_prompt = Some(false);
+            }
         }
+        self.sdxl.lay_over(&mut request);
         if let Some(path) = &self.scheduler_config {
             let text = read_text(path)?;
             let config = serde_json::from_str(&text).map_err(|e| {
@@ -332,6 +343,18 @@ mod tests {
             "1",
             "--guidance-rescale",
             "0.7",
+            "--prompt-2",
+            "a vixen",
+            "--negative-2",
+            "rain",
+            "--original-size",
+            "512x768",
+            "--crop",
+            "1,2",
+            "--target-size",
+            "64x96",
+            "--aesthetic-score",
+            "7",
         ]);
         let want = Request {
             prompt: "a fox".into(),
@@ -345,6 +368,15 @@ mod tests {
             sampler: Some("ddim".into()),
             eta: Some(0.5),
             clip_skip: Some(1),
+            prompt_2: "a vixen".into(),
+            negative_prompt_2: "rain".into(),
+            micro_conditioning: latent::MicroConditioning {
+                original_size: Some([512, 768]),
+                crop: Some([1, 2]),
+                target_size: Some([64, 96]),
+                aesthetic_score: Some(7.0),
+                ..latent::MicroConditioning::default()
+            },
             ..Request::default()
         };
         assert_eq!(got.unwrap(), want);

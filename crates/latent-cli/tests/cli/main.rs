@@ -3,6 +3,7 @@
 mod encode;
 mod generate;
 mod refusals;
+mod sdxl;
 mod support;
 mod tables;
 mod train;
