@@ -258,15 +258,6 @@ impl ModelFolder {
         self.text_encoder.as_ref()
     }
 
-    /// The sizes of the text encoder in folder `part`, if there is one.
-    pub fn text_config(&self, part: &str) -> Option<&ClipTextConfig> {
-        match part {
-            "text_encoder" => self.text_encoder.as_ref(),
-            "text_encoder_2" => self.text_encoder_2.as_ref(),
-            _ => None,
-        }
-    }
-
     /// What the model is told of the picture.
     pub fn conditioning(&self) -> Conditioning {
         let reads = self.text_encoder.is_some() || self.text_encoder_2.is_some();

@@ -343,18 +343,6 @@ mod tests {
             "1",
             "--guidance-rescale",
             "0.7",
-            "--prompt-2",
-            "a vixen",
-            "--negative-2",
-            "rain",
-            "--original-size",
-            "512x768",
-            "--crop",
-            "1,2",
-            "--target-size",
-            "64x96",
-            "--aesthetic-score",
-            "7",
         ]);
         let want = Request {
             prompt: "a fox".into(),
@@ -368,7 +356,19 @@ mod tests {
             sampler: Some("ddim".into()),
             eta: Some(0.5),
             clip_skip: Some(1),
-            prompt_2: "a vixen".into(),
+            ..Request::default()
+        };
+        assert_eq!(got.unwrap(), want);
+    }
+
+    #[test]
+    fn every_flag_of_stable_diffusion_xl_reaches_the_request() {
+        let flags = "--prompt-2 vixen --negative-2 rain --original-size 512x768 --crop 1,2 --target-size 64x96 \
+                     --aesthetic-score 7";
+        let flags: Vec<&str> = ["a fox"].into_iter().chain(flags.split(' ')).collect();
+        let want = Request {
+            prompt: "a fox".into(),
+            prompt_2: "vixen".into(),
             negative_prompt_2: "rain".into(),
             micro_conditioning: latent::MicroConditioning {
                 original_size: Some([512, 768]),
@@ -379,7 +379,7 @@ mod tests {
             },
             ..Request::default()
         };
-        assert_eq!(got.unwrap(), want);
+        assert_eq!(request(&flags).unwrap(), want);
     }
 
     #[test]

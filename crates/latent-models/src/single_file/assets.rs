@@ -84,49 +84,21 @@ pub(super) const SDXL_REFINER: Files = assets!(
 
 #[cfg(test)]
 mod tests {
-    use latent_nn::{Compute, Init, Precision, parameter_count};
-
     use super::*;
-    use crate::{ClipTextModel, FileSource, ModelFolder, UNet2dCondition};
+    use crate::{FileSource, ModelFolder};
 
-    fn parameters(files: Files) -> (ModelFolder, Vec<usize>) {
-        let folder = ModelFolder::from_source(FileSource::memory(files, "inside")).unwrap();
-        let mut init = Init::empty(&Compute::cpu(Precision::F32));
-        let unet = UNet2dCondition::new(folder.unet_config(), &mut init).unwrap();
-        let mut counts = vec![parameter_count(&unet)];
-        for part in folder.family().text_parts {
-            let config = folder.text_config(part.0).unwrap();
-            counts.push(parameter_count(
-                &ClipTextModel::new(config, &mut init).unwrap(),
-            ));
-        }
-        (folder, counts)
-    }
-
-    /// Counts of diffusers' and transformers' own classes with the published configs.
     #[test]
-    fn the_configs_inside_the_program_are_those_of_the_published_models() {
-        let known: [(Files, &str, &[usize], usize); 5] = [
-            (SD1, "sd1", &[859_520_964, 123_060_480], 512),
-            (SD2_EPSILON, "sd2", &[865_910_724, 340_387_840], 512),
-            (SD2_V, "sd2", &[865_910_724, 340_387_840], 768),
-            (
-                SDXL,
-                "sdxl",
-                &[2_567_463_684, 123_060_480, 694_659_840],
-                1024,
-            ),
-            (
-                SDXL_REFINER,
-                "sdxl-refiner",
-                &[2_259_526_660, 694_659_840],
-                1024,
-            ),
+    fn the_configs_inside_the_program_open_as_their_families() {
+        let known: [(Files, &str, usize); 5] = [
+            (SD1, "sd1", 512),
+            (SD2_EPSILON, "sd2", 512),
+            (SD2_V, "sd2", 768),
+            (SDXL, "sdxl", 1024),
+            (SDXL_REFINER, "sdxl-refiner", 1024),
         ];
-        for (files, family, expected, size) in known {
-            let (folder, counts) = parameters(files);
+        for (files, family, size) in known {
+            let folder = ModelFolder::from_source(FileSource::memory(files, "inside")).unwrap();
             assert_eq!(folder.family().name, family);
-            assert_eq!(counts, expected, "{family}");
             assert_eq!(folder.size(), [size; 2], "{family}");
             let tokenizers = [folder.tokenizer().unwrap(), folder.tokenizer_2().unwrap()];
             assert!(tokenizers.iter().flatten().all(|one| one.length() == 77));
