@@ -38,6 +38,12 @@ impl<'a> Guided<'a> {
     /// # Errors
     /// The model has no text encoder.
     pub fn new(pipeline: &'a Pipeline, words: &str) -> Result<Self, Box<dyn Error>> {
+        if pipeline.second_text().is_some() {
+            return Err(
+                "this example reads words with one text encoder; take Stable Diffusion 1 or 2"
+                    .into(),
+            );
+        }
         let parts = (pipeline.tokenizer(), pipeline.text_encoder());
         let (Some(tokenizer), Some(text_encoder)) = parts else {
             return Err("this model is told no words; take one with a text encoder".into());

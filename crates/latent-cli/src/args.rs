@@ -87,14 +87,35 @@ pub(crate) enum PrecisionFlag {
 /// Which model to open.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Model {
-    /// A model folder in diffusers layout, or a Stable Diffusion checkpoint of one file [default: the built-in model].
+    /// A model folder in diffusers layout, or a Stable Diffusion checkpoint of one file (1.x, 2.x, XL) [default: the built-in model].
     #[arg(long, short, value_name = "PATH", env = "LATENT_MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// For a checkpoint of one file: a folder in diffusers layout that has its sizes, tokenizer and scheduler.
     #[arg(long, value_name = "DIR", requires = "model")]
     pub(crate) config: Option<PathBuf>,
+    /// For a checkpoint of one file: what its network predicts, noise (epsilon) or velocity (v) [default: as the file says].
+    #[arg(long, value_enum, value_name = "KIND", requires = "model")]
+    pub(crate) prediction: Option<PredictionFlag>,
     #[command(flatten)]
     pub(crate) compute: Compute,
+}
+
+/// A choice of [`latent::models::PredictionType`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PredictionFlag {
+    /// The noise in the latents.
+    Epsilon,
+    /// Velocity.
+    V,
+}
+
+impl From<PredictionFlag> for latent::models::PredictionType {
+    fn from(flag: PredictionFlag) -> Self {
+        match flag {
+            PredictionFlag::Epsilon => Self::Epsilon,
+            PredictionFlag::V => Self::V,
+        }
+    }
 }
 
 /// The commands, in the order the help lists them.

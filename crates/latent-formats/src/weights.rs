@@ -94,6 +94,22 @@ impl Entry {
         Some(part)
     }
 
+    /// The same values with rows as columns; `None` unless there are two dimensions.
+    fn transposed(&self) -> Option<Self> {
+        let [rows, columns] = *self.shape.as_slice() else {
+            return None;
+        };
+        let strides = match self.strides.as_deref() {
+            Some([row, column]) => vec![*column, *row],
+            _ => vec![1, columns],
+        };
+        Some(Self {
+            shape: vec![columns, rows],
+            strides: Some(strides),
+            ..self.clone()
+        })
+    }
+
     fn bytes<'a>(&self, file: &'a [u8]) -> Cow<'a, [u8]> {
         match &self.strides {
             None => Cow::Borrowed(&file[self.offset..self.offset + self.byte_len()]),
@@ -128,6 +144,8 @@ pub struct Renamed {
     pub name: String,
     /// Which of how many equal runs of rows it names; `(0, 1)` for the whole tensor.
     pub rows: (usize, usize),
+    /// Rows become columns; for tensors of two dimensions.
+    pub transposed: bool,
 }
 
 impl Renamed {
@@ -136,6 +154,15 @@ impl Renamed {
         Self {
             name: name.into(),
             rows: (0, 1),
+            transposed: false,
+        }
+    }
+
+    /// Another name of a tensor `[a, b]` whose values are shown as `[b, a]`.
+    pub fn transposed(name: impl Into<String>) -> Self {
+        Self {
+            transposed: true,
+            ..Self::whole(name)
         }
     }
 }
@@ -268,7 +295,12 @@ impl Weights {
         let mut entries = BTreeMap::new();
         for (name, (file, entry)) in &self.entries {
             for renamed in rename(name) {
-                if let Some(entry) = entry.rows(renamed.rows) {
+                let part = entry.rows(renamed.rows);
+                let part = match renamed.transposed {
+                    true => part.and_then(|part| part.transposed()),
+                    false => part,
+                };
+                if let Some(entry) = part {
                     entries.insert(renamed.name, (*file, entry));
                 }
             }

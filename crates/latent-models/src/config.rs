@@ -109,6 +109,61 @@ impl Counts {
     }
 }
 
+/// Layers of something that follows each block of a level: one number for all, or level by level, where a level may list
+/// its blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Depths {
+    /// The same everywhere.
+    Same(usize),
+    /// Level by level.
+    Each(Vec<Counts>),
+}
+
+impl Depths {
+    /// The number of layers after block `block` of level `level`.
+    pub fn at(&self, level: usize, block: usize) -> usize {
+        match self {
+            Self::Same(count) => *count,
+            Self::Each(levels) => levels.get(level).map_or(0, |counts| counts.at(block)),
+        }
+    }
+
+    /// Whether a level lists its blocks.
+    pub fn lists_blocks(&self) -> bool {
+        matches!(self, Self::Each(levels) if levels.iter().any(|level| matches!(level, Counts::Each(_))))
+    }
+
+    /// Refuses another number of levels than `levels` has, and zeros and lists of a wrong length where a level has
+    /// blocks; `levels` says how many.
+    pub(crate) fn check(&self, key: &str, levels: &[Option<usize>]) -> Result<(), Fault> {
+        if let Self::Each(counts) = self {
+            need(counts.len() == levels.len(), key, || {
+                format!(
+                    "has {} numbers, and there are {} levels",
+                    counts.len(),
+                    levels.len()
+                )
+            })?;
+        }
+        for (level, blocks) in levels.iter().enumerate() {
+            let Some(blocks) = *blocks else { continue };
+            if let Self::Each(counts) = self
+                && let Counts::Each(list) = &counts[level]
+            {
+                need(list.len() == blocks, key, || {
+                    format!(
+                        "lists {} blocks for level {level}, which has {blocks}",
+                        list.len()
+                    )
+                })?;
+            }
+            (0..blocks).try_for_each(|block| need_sizes(&[(key, self.at(level, block))]))?;
+        }
+        Ok(())
+    }
+}
+
 /// Reads `config.json` of a folder.
 pub(crate) fn read<T: ModelConfig>(files: &FileSource) -> Result<T> {
     let bytes = files.need("config.json", "config")?;

@@ -24,23 +24,24 @@ pub enum Layout {
 }
 
 /// The parts with weights.
-const PARTS: &[&str] = &["unet", "vae", "text_encoder"];
+const PARTS: &[&str] = &["unet", "vae", "text_encoder", "text_encoder_2"];
+/// Files of a tokenizer.
+const TOKENIZER: &[&str] = &[
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+];
 
 /// Files without weights, by folder.
 const FILES: &[(&str, &[&str])] = &[
     ("unet", &["config.json"]),
     ("vae", &["config.json"]),
     ("text_encoder", &["config.json"]),
-    (
-        "tokenizer",
-        &[
-            "vocab.json",
-            "merges.txt",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-        ],
-    ),
+    ("text_encoder_2", &["config.json"]),
+    ("tokenizer", TOKENIZER),
+    ("tokenizer_2", TOKENIZER),
     ("scheduler", &["scheduler_config.json"]),
 ];
 
@@ -103,6 +104,10 @@ impl ModelFolder {
                         config.insert("scaling_factor".into(), shortest(factor).into());
                         write_json(&path, &config)?;
                     }
+                    // What the checkpoint predicts may be said in its file alone, or by who opened it.
+                    _ if *part == "scheduler" && !files.stated_schedule().is_empty() => {
+                        write_json(&path, &self.scheduler_config()?)?
+                    }
                     _ => write_bytes(&path, &bytes)?,
                 }
             }
@@ -126,6 +131,12 @@ impl ModelFolder {
             path: self.files().path().to_path_buf(),
             reason: reason.to_owned(),
         };
+        if self.index().part("text_encoder_2").is_some() {
+            return Err(refuse(
+                "is Stable Diffusion XL, whose layout of one file Latent reads and does not write; write it as a folder with \
+                 `--layout diffusers`",
+            ));
+        }
         let class = self.index().part("vae").map(|part| part.class.as_str());
         if self.conditioning() != Conditioning::Text || class != Some("AutoencoderKL") {
             return Err(refuse(
@@ -138,7 +149,7 @@ impl ModelFolder {
             parts.extend(self.part_weights(part)?.map(|weights| (*part, weights)));
         }
         let (unet, vae) = (names_in(&parts, "unet"), names_in(&parts, "vae"));
-        let open_clip = self.family().name == "sd2";
+        let open_clip = self.family().name.starts_with("sd2");
         let names = LdmNames::of(
             unet.iter().map(String::as_str),
             vae.iter().map(String::as_str),
@@ -194,8 +205,8 @@ impl ModelFolder {
             scheduler.get("prediction_type").and_then(Value::as_str) == Some("v_prediction");
         let [height, width] = self.size();
         let architecture = match (self.family().name, velocity) {
-            ("sd2", true) => "stable-diffusion-v2-768-v",
-            ("sd2", false) => "stable-diffusion-v2-512",
+            ("sd2" | "sd2-inpaint", true) => "stable-diffusion-v2-768-v",
+            ("sd2" | "sd2-inpaint", false) => "stable-diffusion-v2-512",
             _ => "stable-diffusion-v1",
         };
         let title = to.file_stem().unwrap_or_default().to_string_lossy();

@@ -15,6 +15,12 @@ pub struct Family {
     pub pipelines: &'static [&'static str],
     /// Folders of parts that are read, each with the Python classes that are understood.
     pub parts: &'static [(&'static str, &'static [&'static str])],
+    /// Folders of the text encoders that it may have, each with its tokenizer's; their states lie side by side.
+    pub text_parts: &'static [(&'static str, &'static str)],
+    /// Steps of its pipeline where nobody says how many.
+    pub steps: usize,
+    /// Strength of guidance of its pipeline where nobody says how strong.
+    pub guidance: f32,
     /// Parts that make no difference to a picture from words.
     pub ignored_parts: &'static [&'static str],
     /// Whether a folder with one of its pipelines and parts is of this family.
@@ -43,6 +49,20 @@ const STABLE_DIFFUSION_PIPELINES: &[&str] = &[
 ];
 /// Channels of a U-Net that is shown a mask and the masked picture beside the noisy latents.
 const INPAINTING_CHANNELS: usize = 9;
+const STABLE_DIFFUSION_XL_PARTS: &[(&str, &[&str])] = &[
+    ("unet", &["UNet2DConditionModel"]),
+    ("vae", &["AutoencoderKL"]),
+    ("text_encoder", &["CLIPTextModel"]),
+    ("text_encoder_2", &["CLIPTextModelWithProjection"]),
+    ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
+    ("tokenizer_2", &["CLIPTokenizer", "CLIPTokenizerFast"]),
+];
+const STABLE_DIFFUSION_XL_PIPELINES: &[&str] = &[
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+];
+const FIRST_TEXT: (&str, &str) = ("text_encoder", "tokenizer");
+const SECOND_TEXT: (&str, &str) = ("text_encoder_2", "tokenizer_2");
 /// Of the scheduler, every class is read by whoever samples.
 const WITHOUT_MEANING: &[&str] = &[
     "scheduler",
@@ -58,6 +78,9 @@ pub const FAMILIES: &[Family] = &[
         about: "Stable Diffusion 1.x, trained further for inpainting",
         pipelines: STABLE_DIFFUSION_PIPELINES,
         parts: STABLE_DIFFUSION_PARTS,
+        text_parts: &[FIRST_TEXT],
+        steps: 50,
+        guidance: 7.5,
         ignored_parts: WITHOUT_MEANING,
         recognises: |unet| !unet.use_linear_projection && unet.in_channels == INPAINTING_CHANNELS,
     },
@@ -66,6 +89,9 @@ pub const FAMILIES: &[Family] = &[
         about: "Stable Diffusion 2.x, trained further for inpainting",
         pipelines: STABLE_DIFFUSION_PIPELINES,
         parts: STABLE_DIFFUSION_PARTS,
+        text_parts: &[FIRST_TEXT],
+        steps: 50,
+        guidance: 7.5,
         ignored_parts: WITHOUT_MEANING,
         recognises: |unet| unet.use_linear_projection && unet.in_channels == INPAINTING_CHANNELS,
     },
@@ -74,6 +100,9 @@ pub const FAMILIES: &[Family] = &[
         about: "Stable Diffusion 1.x, and everything `latent train` makes",
         pipelines: STABLE_DIFFUSION_PIPELINES,
         parts: STABLE_DIFFUSION_PARTS,
+        text_parts: &[FIRST_TEXT],
+        steps: 50,
+        guidance: 7.5,
         ignored_parts: WITHOUT_MEANING,
         recognises: |unet| !unet.use_linear_projection,
     },
@@ -82,8 +111,47 @@ pub const FAMILIES: &[Family] = &[
         about: "Stable Diffusion 2.x",
         pipelines: STABLE_DIFFUSION_PIPELINES,
         parts: STABLE_DIFFUSION_PARTS,
+        text_parts: &[FIRST_TEXT],
+        steps: 50,
+        guidance: 7.5,
         ignored_parts: WITHOUT_MEANING,
         recognises: |unet| unet.use_linear_projection,
+    },
+    Family {
+        name: "lcm",
+        about: "Latent consistency models distilled from Stable Diffusion 1.x over strengths of guidance",
+        pipelines: &[
+            "LatentConsistencyModelPipeline",
+            "LatentConsistencyModelImg2ImgPipeline",
+        ],
+        parts: STABLE_DIFFUSION_PARTS,
+        text_parts: &[FIRST_TEXT],
+        steps: 4,
+        guidance: 8.5,
+        ignored_parts: WITHOUT_MEANING,
+        recognises: |unet| unet.addition_embed_type.is_none(),
+    },
+    Family {
+        name: "sdxl-refiner",
+        about: "The refiner of Stable Diffusion XL, which does the last part of the steps",
+        pipelines: STABLE_DIFFUSION_XL_PIPELINES,
+        parts: STABLE_DIFFUSION_XL_PARTS,
+        text_parts: &[SECOND_TEXT],
+        steps: 50,
+        guidance: 5.0,
+        ignored_parts: WITHOUT_MEANING,
+        recognises: |unet| unet.addition_embed_type.is_some(),
+    },
+    Family {
+        name: "sdxl",
+        about: "Stable Diffusion XL, and smaller models distilled from it",
+        pipelines: STABLE_DIFFUSION_XL_PIPELINES,
+        parts: STABLE_DIFFUSION_XL_PARTS,
+        text_parts: &[FIRST_TEXT, SECOND_TEXT],
+        steps: 50,
+        guidance: 5.0,
+        ignored_parts: WITHOUT_MEANING,
+        recognises: |unet| unet.addition_embed_type.is_some(),
     },
 ];
 
@@ -91,8 +159,17 @@ impl Family {
     /// The family of a folder.
     pub(crate) fn of(index: &ModelIndex, unet: &UNet2dConditionConfig) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| {
-            family.pipelines.contains(&index.class_name.as_str()) && (family.recognises)(unet)
+            family.pipelines.contains(&index.class_name.as_str())
+                && (family.recognises)(unet)
+                && family.has_place_for_texts(index)
         })
+    }
+
+    /// Whether it has a place for each of the folder's text encoders.
+    fn has_place_for_texts(&self, index: &ModelIndex) -> bool {
+        let known = |part: &str| self.text_parts.iter().any(|(encoder, _)| *encoder == part);
+        let mut texts = [FIRST_TEXT.0, SECOND_TEXT.0].into_iter();
+        texts.all(|part| index.part(part).is_none() || known(part))
     }
 
     /// The first part of the folder that this family has no place for, with its class.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use latent_formats::{Bytes, Weights};
+use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
 use crate::single_file::SingleFile;
@@ -87,6 +88,12 @@ impl FileSource {
         }
         let (file, part) = self.single.as_ref()?;
         Some(file.part(part))
+    }
+
+    /// Keys of the scheduler's config that a whole model in one file, or who opened it, states.
+    pub(crate) fn stated_schedule(&self) -> Map<String, Value> {
+        let file = self.single.as_ref().map(|(file, _)| file.schedule());
+        file.unwrap_or_default()
     }
 
     /// The files of a folder inside this one.

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use latent_formats::{ModelIndex, Weights, parse_json};
 use latent_nn::Compute;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::autoencoder::{Autoencoder, AutoencoderConfig};
 use crate::config;
 use crate::error::{ModelError, Result};
 use crate::families::{FAMILIES, Family};
 use crate::files::FileSource;
-use crate::single_file::SingleFile;
+use crate::single_file::{PredictionType, SingleFile};
 use crate::text::{ClipTextConfig, ClipTextModel};
 use crate::tokenizer::{ClipTokenizer, max_length};
 use crate::unet::{UNet2dCondition, UNet2dConditionConfig};
@@ -26,6 +26,7 @@ pub struct ModelFolder {
     unet: UNet2dConditionConfig,
     autoencoder: AutoencoderConfig,
     text_encoder: Option<ClipTextConfig>,
+    text_encoder_2: Option<ClipTextConfig>,
 }
 
 /// What a model is told of the picture.
@@ -58,18 +59,27 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::open`], and [`ModelError::SingleFile`] if the checkpoint is of no kind that is opened.
     pub fn open_file(path: &Path, config: Option<&Path>) -> Result<Self> {
+        Self::open_file_predicting(path, config, None)
+    }
+
+    /// [`ModelFolder::open_file`] of a checkpoint that is known to predict what `prediction` says; `None` leaves that to
+    /// `config`, and without one to the file.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open_file`].
+    pub fn open_file_predicting(
+        path: &Path,
+        config: Option<&Path>,
+        prediction: Option<PredictionType>,
+    ) -> Result<Self> {
         let file = SingleFile::open(path)?;
-        let files = match config {
-            Some(folder) => FileSource::folder(folder),
-            None => match file.lacks() {
-                None => FileSource::memory(file.family_files(), &path.to_string_lossy()),
-                Some(reason) => {
-                    return Err(ModelError::SingleFile {
-                        path: path.to_path_buf(),
-                        reason: reason.to_owned(),
-                    });
-                }
-            },
+        let (files, file) = match config {
+            Some(folder) => (FileSource::folder(folder), file.predicting(prediction)),
+            None => {
+                let file = file.with_own_prediction(prediction);
+                let files = file.files()?;
+                (FileSource::memory(files, &path.to_string_lossy()), file)
+            }
         };
         Self::from_source(files.with_weights(file))
     }
@@ -125,10 +135,11 @@ impl ModelFolder {
             );
             return Err(fault(part, reason));
         }
-        let text_encoder = match index.part("text_encoder") {
-            Some(_) => Some(config::read(&files.below("text_encoder"))?),
-            None => None,
+        let text = |part: &str| match index.part(part) {
+            Some(_) => config::read(&files.below(part)).map(Some),
+            None => Ok(None),
         };
+        let (text_encoder, text_encoder_2) = (text("text_encoder")?, text("text_encoder_2")?);
         let folder = Self {
             autoencoder: AutoencoderConfig::read(&files.below("vae"))?,
             files,
@@ -136,6 +147,7 @@ impl ModelFolder {
             family,
             unet,
             text_encoder,
+            text_encoder_2,
         };
         folder.check_fit()?;
         Ok(folder)
@@ -155,15 +167,72 @@ impl ModelFolder {
                 format!("is {channels}, and the latents of `vae/` have {latents} channels");
             return Err(fault("in_channels", reason));
         }
-        if let Some(text) = &self.text_encoder {
-            let (width, hidden) = (self.unet.cross_attention_dim, text.hidden_size);
-            if width != hidden {
-                let reason =
-                    format!("is {width}, and the states of `text_encoder/` have width {hidden}");
-                return Err(fault("cross_attention_dim", reason));
-            }
+        let texts = [&self.text_encoder, &self.text_encoder_2];
+        let widths = texts.into_iter().flatten().map(|text| text.hidden_size);
+        let (width, hidden) = (self.unet.cross_attention_dim, widths.sum::<usize>());
+        if hidden != 0 && width != hidden {
+            let named: Vec<&str> = self.index.parts.iter().map(|(part, _)| &**part).collect();
+            let named = named.iter().filter(|part| part.starts_with("text_encoder"));
+            let named: Vec<String> = named.map(|part| format!("`{part}/`")).collect();
+            let reason = format!(
+                "is {width}, and the states of {} have width {hidden}",
+                named.join(" and ")
+            );
+            return Err(fault("cross_attention_dim", reason));
         }
-        Ok(())
+        self.check_added()
+    }
+
+    /// Refuses a U-Net whose added numbers are others than its pipeline adds.
+    fn check_added(&self) -> Result<()> {
+        if self.unet.addition_embed_type.is_none() {
+            return Ok(());
+        }
+        let fault = |reason: String| ModelError::Config {
+            place: format!("`{}`", self.files.path().join("unet/config.json").display()),
+            key: "projection_class_embeddings_input_dim".into(),
+            reason,
+        };
+        let Some(text) = &self.text_encoder_2 else {
+            let reason =
+                "asks for a pooled text, and the folder has no `text_encoder_2/`".to_owned();
+            return Err(fault(reason));
+        };
+        let (pooled, needed) = (text.pooled_width(), self.added_numbers());
+        if self.unet.added_numbers(pooled) == Some(needed) {
+            return Ok(());
+        }
+        Err(fault(format!(
+            "is {}, and a pooled text of width {pooled} with {needed} numbers of width {} is {}; `requires_aesthetics_score` \
+             of `model_index.json` says whether there are 5 or 6 numbers",
+            self.unet.projection_class_embeddings_input_dim.unwrap_or(0),
+            self.unet.addition_time_embed_dim.unwrap_or(0),
+            pooled + needed * self.unet.addition_time_embed_dim.unwrap_or(0)
+        )))
+    }
+
+    /// Numbers that its pipeline adds to the pooled text: the aesthetic score stands for the target size.
+    fn added_numbers(&self) -> usize {
+        if self.requires_aesthetics_score() {
+            5
+        } else {
+            6
+        }
+    }
+
+    /// Whether a missing negative prompt becomes zeros instead of the states of an empty text.
+    pub fn force_zeros_for_empty_prompt(&self) -> bool {
+        self.option("force_zeros_for_empty_prompt").unwrap_or(true)
+    }
+
+    /// Whether the U-Net is told how much people like the picture.
+    pub fn requires_aesthetics_score(&self) -> bool {
+        self.option("requires_aesthetics_score").unwrap_or(false)
+    }
+
+    /// One of the pipeline's own settings.
+    fn option(&self, name: &str) -> Option<bool> {
+        self.index.options.get(name)?.as_bool()
     }
 
     /// What `model_index.json` says.
@@ -193,10 +262,11 @@ impl ModelFolder {
 
     /// What the model is told of the picture.
     pub fn conditioning(&self) -> Conditioning {
-        match (&self.text_encoder, self.unet.num_class_embeds) {
-            (Some(_), _) => Conditioning::Text,
-            (None, Some(count)) => Conditioning::Class { count },
-            (None, None) => Conditioning::None,
+        let reads = self.text_encoder.is_some() || self.text_encoder_2.is_some();
+        match (reads, self.unet.num_class_embeds) {
+            (true, _) => Conditioning::Text,
+            (false, Some(count)) => Conditioning::Class { count },
+            (false, None) => Conditioning::None,
         }
     }
 
@@ -263,13 +333,25 @@ impl ModelFolder {
     /// # Errors
     /// [`ModelError`]: a tensor is missing or does not fit.
     pub fn text_encoder(&self, compute: &Compute) -> Result<Option<ClipTextModel>> {
-        match self.text_encoder {
-            Some(_) => Ok(Some(ClipTextModel::open(
-                &self.files.below("text_encoder"),
-                &compute.floating(),
-            )?)),
-            None => Ok(None),
-        }
+        self.text_model("text_encoder", self.text_encoder.as_ref(), compute)
+    }
+
+    /// Reads the second text encoder, if there is one, likewise.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a tensor is missing or does not fit.
+    pub fn text_encoder_2(&self, compute: &Compute) -> Result<Option<ClipTextModel>> {
+        self.text_model("text_encoder_2", self.text_encoder_2.as_ref(), compute)
+    }
+
+    fn text_model(
+        &self,
+        part: &str,
+        config: Option<&ClipTextConfig>,
+        compute: &Compute,
+    ) -> Result<Option<ClipTextModel>> {
+        let read = |_| ClipTextModel::open(&self.files.below(part), &compute.floating());
+        config.map(read).transpose()
     }
 
     /// Reads the tokenizer, if there is a text encoder; its texts are as long as both allow.
@@ -277,10 +359,26 @@ impl ModelFolder {
     /// # Errors
     /// [`ModelError`]: a file is missing or broken.
     pub fn tokenizer(&self) -> Result<Option<ClipTokenizer>> {
-        let Some(text) = &self.text_encoder else {
+        self.tokenizer_of("tokenizer", self.text_encoder.as_ref())
+    }
+
+    /// Reads the second text encoder's tokenizer, likewise.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a file is missing or broken.
+    pub fn tokenizer_2(&self) -> Result<Option<ClipTokenizer>> {
+        self.tokenizer_of("tokenizer_2", self.text_encoder_2.as_ref())
+    }
+
+    fn tokenizer_of(
+        &self,
+        part: &str,
+        text: Option<&ClipTextConfig>,
+    ) -> Result<Option<ClipTokenizer>> {
+        let Some(text) = text else {
             return Ok(None);
         };
-        let files = self.files.below("tokenizer");
+        let files = self.files.below(part);
         let longest = text.max_position_embeddings;
         let length = max_length(&files)?.map_or(longest, |length| length.min(longest));
         let tokenizer = ClipTokenizer::from_source(&files, length)?;
@@ -304,10 +402,10 @@ impl ModelFolder {
     pub fn scheduler_config(&self) -> Result<Value> {
         let files = self.files.below("scheduler");
         let bytes = files.need("scheduler_config.json", "scheduler config")?;
-        Ok(parse_json(
-            &bytes,
-            &files.path().join("scheduler_config.json"),
-        )?)
+        let mut config: Map<String, Value> =
+            parse_json(&bytes, &files.path().join("scheduler_config.json"))?;
+        config.extend(self.files.stated_schedule());
+        Ok(Value::Object(config))
     }
 }
 

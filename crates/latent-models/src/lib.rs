@@ -36,18 +36,21 @@ pub use autoencoder::{
     DownEncoderBlockType, Moments, Quantized, Scaling, SimpleAutoencoder, SimpleAutoencoderConfig,
     TinyDecoder, UpDecoderBlockType, VqModel, VqModelConfig, autoencoder_weights,
 };
-pub use config::Counts;
+pub use config::{Counts, Depths};
 pub use convert::Layout;
 pub use error::ModelError;
 pub use families::{FAMILIES, Family};
 pub use files::FileSource;
 pub use folder::{Conditioning, ModelFolder};
+pub use single_file::PredictionType;
 pub use text::{
-    ClipTextConfig, ClipTextModel, HiddenActivation, ImageTower, ImageTowerConfig, TextStates,
+    ClipTextConfig, ClipTextModel, HiddenActivation, ImageTower, ImageTowerConfig,
+    TextArchitecture, TextStates,
 };
 pub use tokenizer::{ClipTokenizer, Encoded, train_tokenizer};
 pub use unet::{
-    Context, ControlNet, ControlNetConfig, ControlNetContext, DownBlockType, MidBlockType,
-    Residuals, UNet2dCondition, UNet2dConditionConfig, UNetCondition, UpBlockType,
+    AdditionEmbedType, Context, ControlNet, ControlNetConfig, ControlNetContext, DownBlockType,
+    MidBlockType, Residuals, TextTime, UNet2dCondition, UNet2dConditionConfig, UNetCondition,
+    UpBlockType,
 };
 pub use weights::read_parameter;

@@ -24,6 +24,10 @@ pub struct RunOptions {
     pub rho: Option<f64>,
     /// What fresh noise is multiplied with, for samplers of k-diffusion; `None` is 1.
     pub noise_scale: Option<f64>,
+    /// Share of the training timesteps after which the run begins, above 0 and below 1: another model did those before.
+    pub denoising_start: Option<f64>,
+    /// Share of the training timesteps after which the run ends, above 0 and below 1: another model does the rest.
+    pub denoising_end: Option<f64>,
 }
 
 impl RunOptions {
@@ -39,6 +43,8 @@ impl RunOptions {
             schedule: None,
             rho: None,
             noise_scale: None,
+            denoising_start: None,
+            denoising_end: None,
         }
     }
 }
@@ -134,12 +140,14 @@ impl Plan {
         let mut plan = (sampler.plan)(&request)?;
         if let Some(strength) = strength {
             plan.begin_at(config.class(), strength)?;
-            if config.class() == Class::Pndm && !settings.skip_prk_steps && plan.first > 0 {
-                return Err(SamplingError::Conflict(
-                    "`pndm` cannot begin inside its Runge-Kutta start; set `skip_prk_steps` to true, or `strength` to 1"
-                        .to_owned(),
-                ));
-            }
+        } else if let Some(share) = options.denoising_start {
+            plan.first = plan.reached(config, ("denoising_start", share))?;
+        }
+        if config.class() == Class::Pndm && !settings.skip_prk_steps && plan.first > 0 {
+            return Err(SamplingError::Conflict(
+                "`pndm` cannot begin inside its Runge-Kutta start; set `skip_prk_steps` to true, or `strength` to 1"
+                    .to_owned(),
+            ));
         }
         Ok(plan)
     }
@@ -168,17 +176,7 @@ impl Plan {
     /// Skips the calls that a weaker start makes needless, counted as diffusers' pipelines count them.
     fn begin_at(&mut self, class: Class, strength: f64) -> Result<(), SamplingError> {
         let skipped = skipped(class, self.steps, strength);
-        let calls_per_step = match class {
-            Class::Heun
-            | Class::Kdpm2
-            | Class::Kdpm2Ancestral
-            | Class::FlowHeun
-            | Class::DpmSde
-            | Class::Dpmpp2sAncestral
-            | Class::Restart => 2,
-            _ => 1,
-        };
-        self.first = skipped * calls_per_step;
+        self.first = skipped * calls_per_step(class);
         if skipped >= self.steps || self.first >= self.timesteps.len() {
             let needed = "large enough for one of the steps; raise it or the number of steps";
             return Err(SamplingError::Option {
@@ -199,9 +197,77 @@ impl Plan {
         self.levels[call].noisy(clean, noise)
     }
 
-    /// Number of calls to the network.
+    /// Number of calls to the network of a run that goes to the end.
     pub fn calls(&self) -> usize {
         self.timesteps.len() - self.first
+    }
+
+    /// Index after the last call of a run with these options; the number of timesteps unless it ends early.
+    ///
+    /// # Errors
+    /// If `denoising_end` is outside its range, or leaves no call.
+    pub fn end(
+        &self,
+        config: &SchedulerConfig,
+        options: &RunOptions,
+    ) -> Result<usize, SamplingError> {
+        let Some(share) = options.denoising_end else {
+            return Ok(self.timesteps.len());
+        };
+        let end = self.reached(config, ("denoising_end", share))?;
+        if end > self.first {
+            return Ok(end);
+        }
+        Err(SamplingError::Option {
+            option: "denoising_end",
+            found: share.to_string(),
+            needed: "large enough for one of the steps; raise it or the number of steps",
+        })
+    }
+
+    /// Calls of whole steps before a share of the training timesteps is passed.
+    ///
+    /// Source: diffusers' `StableDiffusionXLImg2ImgPipeline.get_timesteps`; where that would end between the two calls
+    /// of a second-order step, here the whole step is left to the next model.
+    fn reached(
+        &self,
+        config: &SchedulerConfig,
+        (option, share): (&'static str, f64),
+    ) -> Result<usize, SamplingError> {
+        let refuse = |needed| SamplingError::Option {
+            option,
+            found: share.to_string(),
+            needed,
+        };
+        if !(share > 0.0 && share < 1.0) {
+            return Err(refuse("above 0 and below 1"));
+        }
+        let whole = config.settings().num_train_timesteps as f64;
+        let cutoff = (whole - share * whole).round_ties_even();
+        // The last one: restarts return to levels that were passed before.
+        let last = self.timesteps.iter().rposition(|&time| time >= cutoff);
+        let each = calls_per_step(config.class());
+        let calls = last.map_or(0, |last| last + 1) / each * each;
+        if calls == self.timesteps.len() {
+            return Err(refuse(
+                "small enough to leave one of the steps; lower it or raise the number of steps",
+            ));
+        }
+        Ok(calls)
+    }
+}
+
+/// Calls to the network that one step makes.
+fn calls_per_step(class: Class) -> usize {
+    match class {
+        Class::Heun
+        | Class::Kdpm2
+        | Class::Kdpm2Ancestral
+        | Class::FlowHeun
+        | Class::DpmSde
+        | Class::Dpmpp2sAncestral
+        | Class::Restart => 2,
+        _ => 1,
     }
 }
 

@@ -85,6 +85,8 @@ pub enum Start {
         /// Share of the steps that are done, above 0 to 1.
         strength: f64,
     },
+    /// Latents `[n, c, h, w]` as noisy as another run left them; [`RunOptions::denoising_start`] says where that was.
+    Latents(Latents),
 }
 
 /// Runs a sampler: the class of `config` says which, `options` how.
@@ -115,13 +117,16 @@ pub fn sample(
             let latents = plan.noisy(plan.first, &clean, &noise);
             (plan, latents)
         }
+        Start::Latents(latents) => (Plan::new(config, options)?, latents),
     };
+    let end = plan.end(config, options)?;
     let eta = options.eta.or(sampler.eta).unwrap_or(0.0);
     let class = config.class();
     let mut walk = Walk {
         class,
         settings: &settings,
         plan: &plan,
+        end,
         options,
         eta,
         paths: paths(&settings, &plan, &latents, denoiser.seeds()),
@@ -158,6 +163,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) class: Class,
     pub(crate) settings: &'a Settings,
     pub(crate) plan: &'a Plan,
+    /// Index after the last call.
+    end: usize,
     pub(crate) options: &'a RunOptions,
     pub(crate) eta: f64,
     paths: Vec<BrownianPath>,
@@ -167,7 +174,7 @@ pub(crate) struct Walk<'a> {
 impl Walk<'_> {
     /// The calls to make, as indices into the plan.
     pub(crate) fn calls(&self) -> Range<usize> {
-        self.plan.first..self.plan.timesteps.len()
+        self.plan.first..self.end
     }
 
     /// Levels before and after a call.
@@ -234,7 +241,7 @@ impl Walk<'_> {
         latents: &mut Latents,
         denoised: &Latents,
     ) -> Result<(), SamplingError> {
-        let (index, total) = (call - self.plan.first, self.plan.calls());
+        let (index, total) = (call - self.plan.first, self.end - self.plan.first);
         let timestep = self.plan.timesteps[call];
         let shape = shape_of(latents);
         self.world.revise(index, latents)?;

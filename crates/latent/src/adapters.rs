@@ -81,6 +81,8 @@ impl Control {
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
     pub(crate) tiny: Option<TinyDecoder>,
+    /// The decoder is one that the caller named, so that it also decodes what a refiner finished.
+    pub(crate) decodes: bool,
     pub(crate) controls: Vec<(ControlNet, Control)>,
     pub(crate) loras: Vec<LoraReport>,
     /// The names of all that was laid over the model, for a picture's settings.
@@ -173,6 +175,7 @@ impl Adapters {
                 )));
             }
             folder = folder.with_part(part, path)?;
+            extras.decodes |= part == "vae";
             extras.names.push(format!("{part} {}", stem(path)));
         }
         if self.loras.is_empty() {
@@ -201,35 +204,34 @@ impl Adapters {
         Ok(folder)
     }
 
-    /// Text encoder and tokenizer with the words of the embeddings.
+    /// Text encoders, each with its tokenizer, with the words of the embeddings.
     pub(crate) fn words(
         &self,
-        text: Option<(ClipTextModel, ClipTokenizer)>,
+        texts: [Option<(ClipTextModel, ClipTokenizer)>; 2],
         extras: &mut Extras,
-    ) -> Result<Option<(ClipTextModel, ClipTokenizer)>, Error> {
+    ) -> Result<[Option<(ClipTextModel, ClipTokenizer)>; 2], Error> {
         if self.embeddings.is_empty() {
-            return Ok(text);
+            return Ok(texts);
         }
-        let Some((encoder, mut tokenizer)) = text else {
+        if texts.iter().all(Option::is_none) {
             return Err(Error::Request(
                 "this model reads no words, so an embedding has no place in it; leave it out"
                     .into(),
             ));
-        };
-        let width = encoder.config().hidden_size;
-        let mut all = Vec::new();
+        }
+        let mut embeddings = Vec::new();
         for (path, token) in &self.embeddings {
             let embedding = Embedding::open(path, token.as_deref())?;
-            let vectors = embedding.vectors(width)?;
-            tokenizer = tokenizer.with_word(embedding.token(), vectors.len() / width)?;
-            all.extend_from_slice(vectors);
             extras
                 .names
                 .push(format!("embedding {}", embedding.token()));
+            embeddings.push(embedding);
         }
-        // Ids of added words follow the tokenizer's, which may be fewer than the encoder's rows.
-        let count = tokenizer.vocab_size();
-        Ok(Some((encoder.with_added_vectors(&all, count), tokenizer)))
+        let [first, second] = texts.map(|text| {
+            let with = |text| with_words(text, &embeddings);
+            text.map(with).transpose()
+        });
+        Ok([first?, second?])
     }
 
     /// The networks beside the model.
@@ -253,7 +255,7 @@ impl Adapters {
                 )));
             }
             extras.names.push(format!("taesd {}", stem(path)));
-            extras.tiny = Some(decoder);
+            (extras.tiny, extras.decodes) = (Some(decoder), true);
         }
         for control in &self.controls {
             control.check()?;
@@ -276,6 +278,23 @@ impl Adapters {
         }
         Ok(())
     }
+}
+
+/// A text encoder and its tokenizer with the words of `embeddings`.
+fn with_words(
+    (encoder, mut tokenizer): (ClipTextModel, ClipTokenizer),
+    embeddings: &[Embedding],
+) -> Result<(ClipTextModel, ClipTokenizer), Error> {
+    let width = encoder.config().hidden_size;
+    let mut all = Vec::new();
+    for embedding in embeddings {
+        let vectors = embedding.vectors(width)?;
+        tokenizer = tokenizer.with_word(embedding.token(), vectors.len() / width)?;
+        all.extend_from_slice(vectors);
+    }
+    // Ids of added words follow the tokenizer's, which may be fewer than the encoder's rows.
+    let count = tokenizer.vocab_size();
+    Ok((encoder.with_added_vectors(&all, count), tokenizer))
 }
 
 /// The LoRAs that a prompt names as A1111 does, `<lora:NAME>`, `<lora:NAME:STRENGTH>` or

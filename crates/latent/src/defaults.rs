@@ -3,7 +3,7 @@
 //! Other programs do not read the file; without it the values are those of diffusers' pipeline.
 
 use latent_formats::parse_json;
-use latent_models::FileSource;
+use latent_models::ModelFolder;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -40,11 +40,16 @@ impl Default for Defaults {
 }
 
 impl Defaults {
-    /// What the folder's file says, else diffusers' values.
-    pub(crate) fn read(files: &FileSource) -> Result<Self, Error> {
+    /// What the folder's file says, else the values of its family's pipeline.
+    pub(crate) fn read(folder: &ModelFolder) -> Result<Self, Error> {
+        let (files, family) = (folder.files(), folder.family());
         match files.read(FILE)? {
             Some(bytes) => Ok(parse_json(&bytes, &files.path().join(FILE))?),
-            None => Ok(Self::default()),
+            None => Ok(Self {
+                steps: family.steps,
+                guidance: family.guidance,
+                ..Self::default()
+            }),
         }
     }
 }

@@ -3,9 +3,8 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use burn::tensor::Tensor;
 use latent_formats::{Filter, Picture};
-use latent_models::{Conditioning, Context, UNetCondition};
+use latent_models::Context;
 use latent_nn::ops::{forget_packed, release_buffers};
 use latent_nn::{parameter_count, to_host};
 use latent_sampling::{
@@ -18,9 +17,11 @@ use crate::hires::enlarged;
 use crate::latents::Latents;
 use crate::modes::Canvas;
 use crate::pipeline::{Pipeline, finite, scheduler};
+use crate::refine::{Refining, check_alone, refine_at};
 use crate::settings::Settings;
 use crate::start::{Begun, Origin, Seeds, stacked};
 use crate::steering::Steering;
+use crate::told::Told;
 use crate::{Error, Hires, Request, Variation};
 
 /// Latent positions drawn at once, over all pictures of a batch: eight pictures of 256x256.
@@ -129,23 +130,23 @@ fn averaged(latents: Array, factor: usize) -> Array {
 }
 
 /// A request with everything open filled in from the model.
-struct Filled {
-    seeds: Vec<Seeds>,
-    canvas: Option<Canvas>,
+pub(crate) struct Filled {
+    pub(crate) seeds: Vec<Seeds>,
+    pub(crate) canvas: Option<Canvas>,
     hires: Option<Hires>,
-    width: usize,
-    height: usize,
-    guidance: f32,
-    rescale: f32,
-    config: SchedulerConfig,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) guidance: f32,
+    pub(crate) rescale: f32,
+    pub(crate) config: SchedulerConfig,
     sampler: &'static str,
     schedule: Option<&'static Schedule>,
-    generator: GeneratorKind,
-    options: RunOptions,
+    pub(crate) generator: GeneratorKind,
+    pub(crate) options: RunOptions,
 }
 
 impl Filled {
-    fn new(pipeline: &Pipeline, request: &Request) -> Result<Self, Error> {
+    pub(crate) fn new(pipeline: &Pipeline, request: &Request) -> Result<Self, Error> {
         request.validate()?;
         let defaults = &pipeline.defaults;
         let folder = match &request.scheduler_config {
@@ -177,6 +178,8 @@ impl Filled {
         let sampler = sampler_of(&config);
         options.eta = request.eta.or(sampler.eta_of_pipelines());
         options.schedule = choice.schedule;
+        options.denoising_start = request.denoising_start;
+        options.denoising_end = refine_at(pipeline, request).or(request.denoising_end);
         Ok(Self {
             seeds: seeds(request),
             canvas,
@@ -194,7 +197,7 @@ impl Filled {
     }
 
     /// `[c, h, w]` of the latents of a picture of this size, padded to what the model can draw.
-    fn latent_shape(pipeline: &Pipeline, [width, height]: [usize; 2]) -> [usize; 3] {
+    pub(crate) fn latent_shape(pipeline: &Pipeline, [width, height]: [usize; 2]) -> [usize; 3] {
         let factor = pipeline.downsampling();
         [
             pipeline.autoencoder.latent_channels(),
@@ -211,11 +214,15 @@ impl Filled {
 
     /// The one pass over the pictures, or both of them.
     fn passes(&self, pipeline: &Pipeline) -> Result<Vec<Pass>, Error> {
-        let shape = Self::latent_shape(pipeline, [self.width, self.height]);
+        let size = [self.width, self.height];
+        let shape = Self::latent_shape(pipeline, size);
         let origin = Origin::new(pipeline, self.canvas.as_ref(), shape)?;
+        let plan = self.plan(&self.options, origin.strength())?;
         let mut passes = vec![Pass {
-            plan: self.plan(&self.options, origin.strength())?,
+            end: plan.end(&self.config, &self.options)?,
+            plan,
             options: self.options.clone(),
+            size,
             shape,
             origin,
         }];
@@ -225,10 +232,14 @@ impl Filled {
                 steps: Plan::steps_that_do(&self.config, steps, hires.strength)?,
                 ..self.options.clone()
             };
-            let shape = Self::latent_shape(pipeline, self.final_size());
+            let size = self.final_size();
+            let shape = Self::latent_shape(pipeline, size);
+            let plan = self.plan(&options, Some(hires.strength))?;
             passes.push(Pass {
-                plan: self.plan(&options, Some(hires.strength))?,
+                end: plan.end(&self.config, &options)?,
+                plan,
                 options,
+                size,
                 shape,
                 origin: Origin::new(pipeline, None, shape)?,
             });
@@ -253,6 +264,14 @@ impl Filled {
         }
     }
 
+    /// The settings of each picture.
+    pub(crate) fn settings_of(&self, pipeline: &Pipeline, request: &Request) -> Vec<Settings> {
+        let seeds = self.seeds.iter();
+        seeds
+            .map(|&seeds| self.settings(pipeline, request, seeds))
+            .collect()
+    }
+
     fn settings(&self, pipeline: &Pipeline, request: &Request, seeds: Seeds) -> Settings {
         Settings {
             prompt: request.prompt.clone(),
@@ -268,6 +287,7 @@ impl Filled {
             clip_skip: request.clip_skip.unwrap_or(0),
             eta: request.eta,
             guidance_rescale: self.rescale,
+            further: further(pipeline, request),
             model: pipeline.model_name.clone(),
             adapters: pipeline.extras.names.clone(),
             strength: self.canvas.as_ref().map(|canvas| canvas.strength),
@@ -302,9 +322,20 @@ fn seeds(request: &Request) -> Vec<Seeds> {
 struct Pass {
     options: RunOptions,
     plan: Plan,
+    /// Index after its last call.
+    end: usize,
+    /// Width and height of its pictures.
+    size: [usize; 2],
     /// `[c, h, w]` of one picture's latents.
     shape: [usize; 3],
     origin: Origin,
+}
+
+impl Pass {
+    /// What the network is told at each of its calls.
+    fn timesteps(&self) -> &[f64] {
+        &self.plan.timesteps[self.plan.first..self.end]
+    }
 }
 
 /// Parameters of a text encoder whose memory is worth having back while the U-Net works.
@@ -312,12 +343,62 @@ const LARGE: usize = 50_000_000;
 
 /// Gives back what a large text encoder holds beside its file once the words are read: packing the weights again for
 /// the next ones takes a tenth of a second.
-fn make_room(pipeline: &Pipeline) {
-    if let Some(text) = &pipeline.text
-        && parameter_count(&text.encoder) > LARGE
-    {
-        forget_packed(&text.encoder);
+pub(crate) fn make_room(pipeline: &Pipeline) {
+    let second = pipeline.sdxl.iter().map(|sdxl| &sdxl.text_2);
+    for text in pipeline.text.iter().chain(second) {
+        if parameter_count(&text.encoder) > LARGE {
+            forget_packed(&text.encoder);
+        }
     }
+}
+
+/// Settings of a picture that only some models have. Source of the refiner's keys: AUTOMATIC1111's.
+fn further(pipeline: &Pipeline, request: &Request) -> Vec<(&'static str, String)> {
+    let mut further = Vec::new();
+    let sizes = &request.micro_conditioning;
+    if !request.prompt_2.is_empty() {
+        further.push(("Prompt 2", request.prompt_2.clone()));
+    }
+    if !request.negative_prompt_2.is_empty() {
+        further.push(("Negative prompt 2", request.negative_prompt_2.clone()));
+    }
+    for (key, size) in [
+        ("Original size", sizes.original_size),
+        ("Crop", sizes.crop),
+        ("Target size", sizes.target_size),
+    ] {
+        further.extend(size.map(|[x, y]| (key, format!("{x}x{y}"))));
+    }
+    if let (Some(refiner), Some(at)) = (&pipeline.refiner, refine_at(pipeline, request)) {
+        further.push(("Refiner", refiner.model_name.clone()));
+        further.push(("Refiner switch at", at.to_string()));
+    }
+    further
+}
+
+/// The seeds of pictures of so many latent positions each, as many together as are drawn at once.
+pub(crate) fn batches(seeds: &[Seeds], positions: usize) -> Vec<&[Seeds]> {
+    let at_once = (POSITIONS / positions.max(1)).clamp(1, seeds.len().max(1));
+    seeds.chunks(at_once).collect()
+}
+
+/// Everything that a run gave, put together.
+pub(crate) fn assembled(
+    (mut pictures, finals): (Vec<Picture>, &[Array]),
+    settings: Vec<Settings>,
+    timesteps: Vec<f64>,
+    warnings: Vec<String>,
+) -> Result<Generated, Error> {
+    for (picture, settings) in pictures.iter_mut().zip(&settings) {
+        picture.set_text("parameters", settings.parameters());
+    }
+    Ok(Generated {
+        pictures,
+        latents: Latents::from(stacked(finals)),
+        settings,
+        timesteps,
+        warnings,
+    })
 }
 
 /// Draws everything that `request` asks for.
@@ -326,60 +407,44 @@ pub(crate) fn draw(
     request: &Request,
     progress: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Generated, Error> {
+    if request.denoising_start.is_some() {
+        return Err(Error::Request(
+            "`denoising_start` goes on from latents, and none are given; leave it out, or give them to `refine`".into(),
+        ));
+    }
     let filled = Filled::new(pipeline, request)?;
+    check_alone(&filled, request)?;
     let passes = filled.passes(pipeline)?;
     let positions = passes.iter().map(|pass| pass.shape[1] * pass.shape[2]);
-    let at_once = POSITIONS / positions.max().unwrap_or(1);
-    let batches: Vec<&[Seeds]> = filled
-        .seeds
-        .chunks(at_once.clamp(1, filled.seeds.len()))
-        .collect();
-    let told = Told::new(pipeline, request, &filled)?;
+    let batches = batches(&filled.seeds, positions.max().unwrap_or(1));
+    let mut told = Told::new(pipeline, request, &filled)?;
     make_room(pipeline);
-    let calls: usize = passes.iter().map(|pass| pass.plan.calls()).sum();
+    let refining = Refining::of(pipeline, request, &filled)?;
+    let each = passes.iter().flat_map(Pass::timesteps);
+    let mut timesteps: Vec<f64> = each.copied().collect();
+    let mut warnings = std::mem::take(&mut told.warnings);
+    warnings.extend(thin_mask(pipeline, &passes));
+    if let Some(refining) = &refining {
+        refining.join(&mut timesteps, &mut warnings);
+    }
     let mut desk = Desk {
         pipeline,
         filled: &filled,
         told: &told,
         progress,
         done: 0,
-        total: calls * batches.len(),
+        total: timesteps.len() * batches.len(),
     };
     let (mut finals, mut pictures) = (Vec::new(), Vec::new());
     for seeds in batches {
-        let latents = passes.iter().try_fold(None, |small, pass| {
-            let latents = desk.walk(pass, seeds, small)?;
-            // The decoder's results have other sizes than the U-Net's.
-            release_buffers();
-            Ok::<_, Error>(Some(latents))
-        })?;
-        if let Some(latents) = latents {
-            for picture in pipeline.decode_array(&latents)? {
-                pictures.push(filled.finish(picture)?);
-            }
-            finals.push(latents);
+        let (latents, last) = desk.draw(&passes, refining.as_ref(), seeds)?;
+        for picture in last.decode_array(&latents)? {
+            pictures.push(filled.finish(picture)?);
         }
+        finals.push(latents);
     }
-    let settings: Vec<Settings> = filled
-        .seeds
-        .iter()
-        .map(|&seeds| filled.settings(pipeline, request, seeds))
-        .collect();
-    for (picture, settings) in pictures.iter_mut().zip(&settings) {
-        picture.set_text("parameters", settings.parameters());
-    }
-    let mut warnings = told.warnings;
-    warnings.extend(thin_mask(pipeline, &passes));
-    let timesteps = passes
-        .iter()
-        .flat_map(|pass| &pass.plan.timesteps[pass.plan.first..]);
-    Ok(Generated {
-        pictures,
-        latents: Latents::from(stacked(&finals)),
-        settings,
-        timesteps: timesteps.copied().collect(),
-        warnings,
-    })
+    let settings = filled.settings_of(pipeline, request);
+    assembled((pictures, &finals), settings, timesteps, warnings)
 }
 
 /// What to say of a mask that latents lose most of.
@@ -404,8 +469,44 @@ struct Desk<'a, 'p> {
 }
 
 impl Desk<'_, '_> {
-    /// The latents of a batch after a pass; `small` are those of the pass before.
-    fn walk(&mut self, pass: &Pass, seeds: &[Seeds], small: Option<Array>) -> Result<Array, Error> {
+    /// The latents of a batch after all passes and the refiner, and the pipeline that decodes them.
+    fn draw<'r>(
+        &'r mut self,
+        passes: &[Pass],
+        refining: Option<&'r Refining<'_>>,
+        seeds: &[Seeds],
+    ) -> Result<(Array, &'r Pipeline), Error> {
+        let (mut small, mut generators) = (None, Vec::new());
+        for pass in passes {
+            let (latents, left) = self.walk(pass, seeds, small)?;
+            // The decoder's results have other sizes than the U-Net's.
+            release_buffers();
+            (small, generators) = (Some(latents), left);
+        }
+        let latents = small.ok_or_else(|| Error::Request("there is nothing to draw".into()))?;
+        let Some(refining) = refining else {
+            return Ok((latents, self.pipeline));
+        };
+        let calls = (self.done, self.total);
+        let latents = refining.go_on(latents, (seeds, generators), self.progress, calls)?;
+        self.done += refining.timesteps.len();
+        release_buffers();
+        let named = self.pipeline.extras.decodes;
+        let last = if named {
+            self.pipeline
+        } else {
+            refining.pipeline
+        };
+        Ok((latents, last))
+    }
+
+    /// The latents of a batch after a pass, and the generators as it left them; `small` are those of the pass before.
+    fn walk(
+        &mut self,
+        pass: &Pass,
+        seeds: &[Seeds],
+        small: Option<Array>,
+    ) -> Result<(Array, Vec<PictureGenerator>), Error> {
         let (pipeline, filled) = (self.pipeline, self.filled);
         let each = seeds.iter().map(|seeds| filled.generator.start(seeds.seed));
         let mut generators: Vec<PictureGenerator> = each.collect();
@@ -421,10 +522,8 @@ impl Desk<'_, '_> {
                 .origin
                 .begin(pipeline, &mut generators, seeds, &pass.plan)?,
         };
-        let factor = pipeline.downsampling();
-        let size = [pass.shape[2] * factor, pass.shape[1] * factor];
-        let batch = [seeds.len(), pass.plan.calls()];
-        let (context, steering) = self.told.prepare(pipeline, size, batch)?;
+        let batch = [seeds.len(), pass.timesteps().len()];
+        let (context, steering) = self.told.prepare(pipeline, pass.size, batch)?;
         let mut guided = Guided {
             pipeline,
             context,
@@ -439,201 +538,29 @@ impl Desk<'_, '_> {
             total: self.total,
         };
         let latents = sample(&filled.config, &pass.options, start, &mut guided)?;
-        self.done += pass.plan.calls();
+        let generators = guided.generators;
+        self.done += pass.timesteps().len();
         finite(latents.as_slice().unwrap_or_default(), "the network")?;
-        Ok(latents)
-    }
-}
-
-/// What the network is told of one picture, with and without guidance's other half.
-struct Told {
-    /// The wanted condition, and what guidance moves away from.
-    wanted: Condition,
-    unwanted: Option<Condition>,
-    guidance: Option<f64>,
-    warnings: Vec<String>,
-}
-
-/// One picture's condition.
-enum Condition {
-    /// Text states `[1, l, c]`.
-    Text(Box<Tensor<3>>),
-    Class(u32),
-    Nothing,
-}
-
-impl Told {
-    fn new(pipeline: &Pipeline, request: &Request, filled: &Filled) -> Result<Self, Error> {
-        let mut warnings = Vec::new();
-        if pipeline.autoencoder.scaling().assumed {
-            warnings.push(format!(
-                "the autoencoder's config has no `scaling_factor`; {} is assumed, and colours are wrong if that is not \
-                 1/std of its latents",
-                pipeline.autoencoder.scaling().factor
-            ));
-        }
-        let strength = Some(f64::from(filled.guidance)).filter(|&strength| strength > 1.0);
-        if strength.is_none() && !request.negative_prompt.is_empty() {
-            warnings
-                .push("the negative prompt has no effect while guidance is 1 or less".to_owned());
-        }
-        let (wanted, unwanted) = match pipeline.conditioning() {
-            Conditioning::Text => {
-                let mut read =
-                    |words: &str, clip_skip| read(pipeline, words, clip_skip, &mut warnings);
-                let wanted = read(&request.prompt, request.clip_skip.unwrap_or(0))?;
-                // diffusers skips layers for the wanted words only.
-                let unwanted = strength
-                    .map(|_| read(&request.negative_prompt, 0))
-                    .transpose()?;
-                (wanted, unwanted)
-            }
-            Conditioning::Class { count } => {
-                let wanted = Condition::Class(class(pipeline, &request.prompt, count)?);
-                // Training leaves the last class for "no class".
-                (
-                    wanted,
-                    strength.map(|_| Condition::Class(count.saturating_sub(1) as u32)),
-                )
-            }
-            Conditioning::None => {
-                if !request.prompt.is_empty() {
-                    warnings.push(
-                        "this model is told nothing of the picture, so the prompt has no effect"
-                            .to_owned(),
-                    );
-                }
-                (Condition::Nothing, None)
-            }
-        };
-        let guidance = unwanted.as_ref().and(strength);
-        Ok(Self {
-            wanted,
-            unwanted,
-            guidance,
-            warnings,
-        })
-    }
-
-    /// What the network, and the networks that steer it, are told of a batch of `n` pictures of `size` pixels, width
-    /// and height, for `calls` evaluations.
-    fn prepare<'a>(
-        &self,
-        pipeline: &'a Pipeline,
-        size: [usize; 2],
-        [n, calls]: [usize; 2],
-    ) -> Result<(Context, Steering<'a>), Error> {
-        let (condition, count) = self.condition(pipeline, n);
-        let text = match &condition {
-            UNetCondition::Text(states) => Some(states),
-            UNetCondition::Class(_) | UNetCondition::None => None,
-        };
-        let steering = Steering::new(pipeline, text, size, (n, calls))?;
-        Ok((pipeline.unet.prepare(condition, count), steering))
-    }
-
-    /// The condition of a batch of `n` pictures and how many it is for: the unwanted half first, as diffusers has it.
-    fn condition(&self, pipeline: &Pipeline, n: usize) -> (UNetCondition, usize) {
-        let conditions: Vec<&Condition> = self
-            .unwanted
-            .iter()
-            .chain([&self.wanted])
-            .flat_map(|condition| std::iter::repeat_n(condition, n))
-            .collect();
-        let count = conditions.len();
-        let texts: Vec<Tensor<3>> = conditions
-            .iter()
-            .filter_map(|condition| match condition {
-                Condition::Text(states) => Some(states.as_ref().clone()),
-                Condition::Class(_) | Condition::Nothing => None,
-            })
-            .collect();
-        let classes: Vec<u32> = conditions
-            .iter()
-            .filter_map(|condition| match condition {
-                Condition::Class(class) => Some(*class),
-                Condition::Text(_) | Condition::Nothing => None,
-            })
-            .collect();
-        let condition = if !texts.is_empty() {
-            UNetCondition::Text(Tensor::cat(texts, 0))
-        } else if !classes.is_empty() {
-            UNetCondition::Class(pipeline.compute.ids(&classes, [count, 1]))
-        } else {
-            UNetCondition::None
-        };
-        (condition, count)
-    }
-}
-
-/// Text states of `words`; notes what was cut.
-fn read(
-    pipeline: &Pipeline,
-    words: &str,
-    clip_skip: usize,
-    warnings: &mut Vec<String>,
-) -> Result<Condition, Error> {
-    let Some(text) = &pipeline.text else {
-        return Err(Error::Request(
-            "this model has no text encoder; it cannot be asked for words".into(),
-        ));
-    };
-    let encoded = text.tokenizer.encode(words);
-    if let Some(cut) = &encoded.cut {
-        let room = encoded.ids.len().saturating_sub(2);
-        warnings.push(format!(
-            "the prompt is too long: this model reads {room} tokens, so this end was cut: \"{cut}\""
-        ));
-    }
-    let ids = pipeline.compute.ids(&encoded.ids, [1, encoded.ids.len()]);
-    let states = match clip_skip {
-        0 => text.encoder.forward(ids).last,
-        skip => text.encoder.forward_skip(ids, skip),
-    };
-    Ok(Condition::Text(Box::new(states)))
-}
-
-/// The class that `words` name, or count from 0.
-fn class(pipeline: &Pipeline, words: &str, count: usize) -> Result<u32, Error> {
-    let names = &pipeline.defaults.classes;
-    let named = names.iter().position(|name| name == words);
-    let number = || {
-        words
-            .trim()
-            .parse()
-            .ok()
-            .filter(|&class: &usize| class < count)
-    };
-    match named.or_else(number) {
-        Some(class) => Ok(class as u32),
-        None => {
-            let mut known = names.join(", ");
-            if known.is_empty() {
-                known = format!("0 to {}", count.saturating_sub(1));
-            }
-            Err(Error::Request(format!(
-                "this model draws classes, and `{words}` is none of them; it knows {known}"
-            )))
-        }
+        Ok((latents, generators))
     }
 }
 
 /// The network with guidance, as samplers see it.
-struct Guided<'a> {
-    pipeline: &'a Pipeline,
-    context: Context,
-    steering: Steering<'a>,
-    guidance: Option<f64>,
-    rescale: f64,
+pub(crate) struct Guided<'a> {
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) context: Context,
+    pub(crate) steering: Steering<'a>,
+    pub(crate) guidance: Option<f64>,
+    pub(crate) rescale: f64,
     /// One a picture, so that a picture does not depend on its neighbours.
+    pub(crate) generators: Vec<PictureGenerator>,
     /// The seeds of each picture of the batch.
-    seeds: &'a [Seeds],
-    generators: Vec<PictureGenerator>,
-    begun: Begun,
-    progress: &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+    pub(crate) seeds: &'a [Seeds],
+    pub(crate) begun: Begun,
+    pub(crate) progress: &'a mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
     /// Evaluations of the walks before this one.
-    before: usize,
-    total: usize,
+    pub(crate) before: usize,
+    pub(crate) total: usize,
 }
 
 impl Denoiser for Guided<'_> {

@@ -25,12 +25,16 @@ mod export;
 mod hires;
 mod latents;
 mod mask;
+mod micro_conditioning;
 mod modes;
 mod pipeline;
+mod refine;
 mod request;
+mod sdxl;
 mod settings;
 mod start;
 mod steering;
+mod told;
 
 pub use adapters::{Control, PARTS, loras_in_prompt};
 pub use builtin::{builtin_folder, export_builtin, has_builtin};
@@ -43,8 +47,9 @@ pub use latent_models as models;
 pub use latent_nn::{Compute, Precision};
 pub use latent_sampling as sampling;
 pub use latents::Latents;
+pub use micro_conditioning::MicroConditioning;
 pub use modes::{Hires, PictureSource, Upscaler, Variation};
-pub use pipeline::{Builder, Parts, Pipeline, open_folder};
+pub use pipeline::{Builder, Parts, Pipeline, open_folder, open_folder_predicting};
 pub use request::Request;
 pub use settings::Settings;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use latent_formats::Picture;
 use latent_models::{
     Autoencoder, ClipTextModel, ClipTokenizer, Conditioning, LoraReport, ModelFolder,
-    UNet2dCondition,
+    PredictionType, UNet2dCondition,
 };
 use latent_nn::{Compute, Precision, select_device, to_host};
 use latent_sampling::{GeneratorKind, Latents as Array, SchedulerConfig};
@@ -17,6 +17,8 @@ use crate::builtin::builtin_folder;
 use crate::defaults::Defaults;
 use crate::draw::{Generated, Progress, draw};
 use crate::latents::Latents;
+use crate::refine::refine;
+use crate::sdxl::Sdxl;
 use crate::{Error, Request};
 
 /// Words to pictures: an autoencoder, a U-Net, and where the model reads words a text encoder and a tokenizer.
@@ -25,6 +27,10 @@ pub struct Pipeline {
     pub(crate) autoencoder: Autoencoder,
     pub(crate) unet: UNet2dCondition,
     pub(crate) text: Option<Text>,
+    /// What Stable Diffusion XL has beside.
+    pub(crate) sdxl: Option<Sdxl>,
+    /// The model that does the last part of the steps.
+    pub(crate) refiner: Option<Box<Pipeline>>,
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) defaults: Defaults,
     pub(crate) compute: Compute,
@@ -38,6 +44,30 @@ pub struct Pipeline {
 pub(crate) struct Text {
     pub(crate) encoder: ClipTextModel,
     pub(crate) tokenizer: ClipTokenizer,
+}
+
+impl From<(ClipTextModel, ClipTokenizer)> for Text {
+    fn from((encoder, tokenizer): (ClipTextModel, ClipTokenizer)) -> Self {
+        Self { encoder, tokenizer }
+    }
+}
+
+impl Text {
+    /// The ids of `words`; notes what was cut.
+    pub(crate) fn encode(&self, words: &str, warnings: &mut Vec<String>) -> Vec<u32> {
+        let encoded = self.tokenizer.encode(words);
+        if let Some(cut) = &encoded.cut {
+            let room = encoded.ids.len().saturating_sub(2);
+            let warning = format!(
+                "the prompt is too long: this model reads {room} tokens, so this end was cut: \"{cut}\""
+            );
+            // The encoders of one model mostly cut the same.
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        encoded.ids
+    }
 }
 
 /// The parts of a pipeline that is put together by hand, all of them on one device.
@@ -64,6 +94,7 @@ pub struct Builder {
     precision: Option<Precision>,
     config: Option<PathBuf>,
     pub(crate) adapters: Adapters,
+    prediction: Option<PredictionType>,
 }
 
 impl Builder {
@@ -89,11 +120,18 @@ impl Builder {
         self
     }
 
+    /// For a checkpoint of one file: what its network predicts. Left open, what the file says, or its config.
+    #[must_use]
+    pub fn prediction(mut self, prediction: PredictionType) -> Self {
+        self.prediction = Some(prediction);
+        self
+    }
+
     /// Opens a model folder in diffusers layout, or a checkpoint that holds a whole model in one file.
     ///
     /// # Errors
     /// [`Error::Model`] if it is missing, broken or of a kind that is not built here; [`Error::Request`] if
-    /// [`Builder::config`] is given for a folder, which has its own; [`Error::Device`].
+    /// [`Builder::config`] or [`Builder::prediction`] is given for a folder, which has its own; [`Error::Device`].
     pub fn open(self, model: impl AsRef<Path>) -> Result<Pipeline, Error> {
         let path = model.as_ref();
         let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -102,7 +140,7 @@ impl Builder {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let folder = open_folder(path, self.config.as_deref())?;
+        let folder = open_folder_predicting(path, self.config.as_deref(), self.prediction)?;
         self.build(&folder, name)
     }
 
@@ -126,15 +164,20 @@ impl Builder {
         }
         let mut extras = Extras::default();
         let folder = &self.adapters.over(folder.clone(), &mut extras)?;
-        let text = folder.text_encoder(&compute)?.zip(folder.tokenizer()?);
-        let text = self.adapters.words(text, &mut extras)?;
+        let texts = [
+            folder.text_encoder(&compute)?.zip(folder.tokenizer()?),
+            folder.text_encoder_2(&compute)?.zip(folder.tokenizer_2()?),
+        ];
+        let [text, text_2] = self.adapters.words(texts, &mut extras)?;
         self.adapters.networks(folder, &compute, &mut extras)?;
         Ok(Pipeline {
             autoencoder: folder.autoencoder(&compute)?,
             unet: folder.unet(&compute)?,
-            text: text.map(|(encoder, tokenizer)| Text { encoder, tokenizer }),
+            text: text.map(Text::from),
+            sdxl: text_2.map(|text| Sdxl::new(folder, text.into())),
+            refiner: None,
             scheduler: scheduler(&folder.scheduler_config()?)?,
-            defaults: Defaults::read(folder.files())?,
+            defaults: Defaults::read(folder)?,
             compute,
             device_name: selected.name,
             model_name,
@@ -148,16 +191,30 @@ impl Builder {
 /// # Errors
 /// As [`Builder::open`].
 pub fn open_folder(path: &Path, config: Option<&Path>) -> Result<ModelFolder, Error> {
+    open_folder_predicting(path, config, None)
+}
+
+/// [`open_folder`] of a checkpoint of one file that is known to predict what `prediction` says.
+///
+/// # Errors
+/// As [`Builder::open`].
+pub fn open_folder_predicting(
+    path: &Path,
+    config: Option<&Path>,
+    prediction: Option<PredictionType>,
+) -> Result<ModelFolder, Error> {
     if path.is_file() {
-        return Ok(ModelFolder::open_file(path, config)?);
+        return Ok(ModelFolder::open_file_predicting(path, config, prediction)?);
     }
-    match config {
-        Some(_) => Err(Error::Request(format!(
-            "a config folder goes with a checkpoint of one file, and `{}` is none; leave it out",
-            path.display()
-        ))),
-        None => Ok(ModelFolder::open(path)?),
-    }
+    let given = match (config, prediction) {
+        (Some(_), _) => "config folder",
+        (None, Some(_)) => "prediction",
+        (None, None) => return Ok(ModelFolder::open(path)?),
+    };
+    Err(Error::Request(format!(
+        "a {given} goes with a checkpoint of one file, and `{}` is none; leave it out",
+        path.display()
+    )))
 }
 
 /// Reads a scheduler configuration as diffusers' Stable Diffusion pipelines take it: latents are not bounded, so
@@ -184,6 +241,7 @@ impl Pipeline {
             precision: None,
             config: None,
             adapters: Adapters::default(),
+            prediction: None,
         }
     }
 
@@ -206,16 +264,23 @@ impl Pipeline {
     /// Puts parts together that are on `compute`'s device already.
     ///
     /// # Errors
-    /// [`Error::Sampling`] if the scheduler configuration is wrong.
+    /// [`Error::Sampling`] if the scheduler configuration is wrong; [`Error::Request`] for parts of Stable Diffusion XL.
     pub fn from_parts(parts: Parts, compute: Compute) -> Result<Self, Error> {
         let text = match (parts.text_encoder, parts.tokenizer) {
             (Some(encoder), Some(tokenizer)) => Some(Text { encoder, tokenizer }),
             _ => None,
         };
+        if parts.unet.config().addition_embed_type.is_some() {
+            return Err(Error::Request(
+                "a U-Net of Stable Diffusion XL needs two text encoders; open its folder with `Pipeline::builder`".into(),
+            ));
+        }
         Ok(Self {
             autoencoder: parts.autoencoder,
             unet: parts.unet,
             text,
+            sdxl: None,
+            refiner: None,
             scheduler: scheduler(&parts.scheduler_config)?,
             defaults: parts.defaults,
             compute,
@@ -223,6 +288,41 @@ impl Pipeline {
             model_name: "parts".to_owned(),
             extras: Extras::default(),
         })
+    }
+
+    /// This pipeline with another that does the last part of the steps, as Stable Diffusion XL's refiner;
+    /// [`Request::denoising_end`] says from where on.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the latents of the two differ in kind.
+    pub fn with_refiner(self, refiner: Self) -> Result<Self, Error> {
+        let kind = |pipeline: &Self| {
+            let autoencoder = &pipeline.autoencoder;
+            (autoencoder.latent_channels(), autoencoder.downsampling())
+        };
+        if kind(&self) != kind(&refiner) {
+            let ((channels, factor), (found, other)) = (kind(&self), kind(&refiner));
+            return Err(Error::Request(format!(
+                "the refiner `{}` works on {found} channels down-sampled {other} times, and `{}` on {channels} \
+                 down-sampled {factor} times; take the refiner of this model",
+                refiner.model_name, self.model_name
+            )));
+        }
+        let refiner = Some(Box::new(refiner));
+        Ok(Self { refiner, ..self })
+    }
+
+    /// Goes on from latents `[n, c, h, w]`, one a seed, that another run left at [`Request::denoising_start`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::generate_with`], and [`Error::Request`] if the latents do not fit the model or the request.
+    pub fn refine(
+        &self,
+        request: &Request,
+        latents: &Latents,
+        mut progress: impl FnMut(&Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Generated, Error> {
+        refine(self, request, latents, &mut progress)
     }
 
     /// Draws the pictures of `request`.
@@ -353,7 +453,8 @@ impl Pipeline {
     /// What cuts the words, for models that are told words.
     #[must_use]
     pub fn tokenizer(&self) -> Option<&ClipTokenizer> {
-        self.text.as_ref().map(|text| &text.tokenizer)
+        let second = self.sdxl.as_ref().map(|sdxl| &sdxl.text_2);
+        self.text.as_ref().or(second).map(|text| &text.tokenizer)
     }
 
     /// The autoencoder.
@@ -366,6 +467,13 @@ impl Pipeline {
     #[must_use]
     pub fn unet(&self) -> &UNet2dCondition {
         &self.unet
+    }
+
+    /// The second text encoder and its tokenizer, for Stable Diffusion XL; its refiner has no first one.
+    #[must_use]
+    pub fn second_text(&self) -> Option<(&ClipTextModel, &ClipTokenizer)> {
+        let text = &self.sdxl.as_ref()?.text_2;
+        Some((&text.encoder, &text.tokenizer))
     }
 
     /// The text encoder, for models that are told words.
@@ -389,10 +497,11 @@ impl Pipeline {
     /// What the model is told of the picture.
     #[must_use]
     pub fn conditioning(&self) -> Conditioning {
-        match (&self.text, self.unet.config().num_class_embeds) {
-            (Some(_), _) => Conditioning::Text,
-            (None, Some(count)) => Conditioning::Class { count },
-            (None, None) => Conditioning::None,
+        let reads = self.text.is_some() || self.sdxl.is_some();
+        match (reads, self.unet.config().num_class_embeds) {
+            (true, _) => Conditioning::Text,
+            (false, Some(count)) => Conditioning::Class { count },
+            (false, None) => Conditioning::None,
         }
     }
 }

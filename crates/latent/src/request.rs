@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Error;
 use crate::modes::{Hires, PictureSource, Variation};
+use crate::{Error, MicroConditioning};
 
 /// Pictures a request may ask for at once; beyond it a typing slip would run for days.
 const MOST_PICTURES: usize = 4096;
@@ -27,6 +27,26 @@ pub struct Request {
     /// What it should not show; takes effect while `guidance` is above 1.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub negative_prompt: String,
+    /// What the second text encoder of Stable Diffusion XL reads in place of `prompt`; the same if empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prompt_2: String,
+    /// The same for `negative_prompt`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub negative_prompt_2: String,
+    /// Whether an empty negative prompt becomes zeros, and not the states of an empty text; `None` for what the model
+    /// says. For Stable Diffusion XL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force_zeros_for_empty_prompt: Option<bool>,
+    /// Sizes that Stable Diffusion XL is told beside the words.
+    #[serde(skip_serializing_if = "MicroConditioning::is_default")]
+    pub micro_conditioning: MicroConditioning,
+    /// Share of the timesteps that another model has done, above 0 and below 1; for [`crate::Pipeline::refine`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denoising_start: Option<f64>,
+    /// Share of the timesteps after which the run ends, above 0 and below 1: a refiner does the rest, from 0.8 if `None`.
+    /// Goes with neither `mask` nor `hires`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denoising_end: Option<f64>,
     /// Width in pixels; the model draws up to the next multiple of its down-sampling (8 as a rule), and the rest is
     /// cut off.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -248,6 +268,17 @@ impl Request {
 
     fn validate_strengths(&self) -> Result<(), Error> {
         let refuse = |what: String| Err(Error::Request(what));
+        self.micro_conditioning.validate()?;
+        for (name, share) in [
+            ("denoising_start", self.denoising_start),
+            ("denoising_end", self.denoising_end),
+        ] {
+            if let Some(share) = share.filter(|share| !(*share > 0.0 && *share < 1.0)) {
+                return refuse(format!(
+                    "`{name}` is {share}; it goes from above 0 to below 1"
+                ));
+            }
+        }
         if let Some(g) = self.guidance.filter(|g| !(0.0..=100.0).contains(g)) {
             return refuse(format!(
                 "`guidance` is {g}; it goes from 0 to 100, and 1 turns it off"

@@ -35,6 +35,8 @@ pub struct Settings {
     pub eta: Option<f64>,
     /// Strength of guidance rescaling; 0 is off.
     pub guidance_rescale: f32,
+    /// Further settings, each as its key and value, in the order they are written.
+    pub further: Vec<(&'static str, String)>,
     /// Name of the model.
     pub model: String,
     /// What was laid over the model: LoRAs with their strengths, embeddings, other parts.
@@ -109,6 +111,9 @@ impl Settings {
         if self.generator == GeneratorKind::Philox {
             text.push_str(", RNG: NV");
         }
+        for (key, value) in &self.further {
+            let _ = write!(text, ", {key}: {}", quoted(value));
+        }
         let _ = write!(text, ", Version: latent {}", env!("CARGO_PKG_VERSION"));
         text
     }
@@ -152,6 +157,7 @@ mod tests {
             clip_skip: 0,
             eta: None,
             guidance_rescale: 0.0,
+            further: Vec::new(),
             model: "latent".into(),
             adapters: Vec::new(),
             strength: None,

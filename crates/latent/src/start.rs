@@ -173,17 +173,26 @@ impl Origin {
         (clean, strength): (Array, f64),
     ) -> Result<(Start, Begun), Error> {
         let noise = self.noise(generators, seeds);
+        let begun = self.go_on(pipeline, generators)?;
+        let (start, noise) = started(Some(clean), noise, Some(strength));
+        Ok((start, Begun { noise, ..begun }))
+    }
+
+    /// Goes on with a batch whose latents are there already, as noisy as they need to be.
+    pub(crate) fn go_on(
+        &self,
+        pipeline: &Pipeline,
+        generators: &mut [PictureGenerator],
+    ) -> Result<Begun, Error> {
         let beside = match &self.masked {
             Some(masked) => Some(self.beside(&drawn(pipeline, masked, generators)?)?),
             None => None,
         };
-        let (start, noise) = started(Some(clean), noise, Some(strength));
-        let begun = Begun {
-            noise,
+        Ok(Begun {
+            noise: None,
             beside,
             known: None,
-        };
-        Ok((start, begun))
+        })
     }
 
     /// Unit noise of each picture, on its way to its variation's.

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use latent::models::Layout;
 
 use super::export::Weights;
+use crate::args::PredictionFlag;
 use crate::commands::open;
 use crate::fault::Fault;
 use crate::output;
@@ -16,7 +17,7 @@ use crate::terminal::Terminal;
 #[command(after_help = "Examples:
   latent convert ./stable-diffusion-v1-5 v1-5.safetensors
   latent convert v1-5-pruned.ckpt ./v1-5 --weights f16
-  latent convert v2-1.safetensors ./v2-1 --config ./stable-diffusion-2-1
+  latent convert v2-1.safetensors ./v2-1 --prediction v
 
 A file is read by programs that take Stable Diffusion's own checkpoints, a folder by Python's diffusers.
 Weights stay as they are stored unless `--weights` rounds them.")]
@@ -34,6 +35,9 @@ pub(crate) struct Convert {
     /// For a checkpoint of one file: a folder in diffusers layout that has its sizes, tokenizer and scheduler.
     #[arg(long, value_name = "DIR")]
     config: Option<PathBuf>,
+    /// For a checkpoint of one file: what its network predicts, noise (epsilon) or velocity (v) [default: as the file says].
+    #[arg(long, value_enum, value_name = "KIND")]
+    prediction: Option<PredictionFlag>,
 }
 
 /// A choice of [`Layout`].
@@ -65,7 +69,7 @@ impl Convert {
             }
             Layout::Single => output::check_writable(&self.to)?,
         }
-        let model = open::folder(Some(&self.from), self.config.as_deref())?;
+        let model = open::folder(Some(&self.from), self.config.as_deref(), self.prediction)?;
         let dtype = self.weights.map(latent::Dtype::from);
         output::whole(|| Ok(model.convert(&self.to, layout, dtype)?))?;
         terminal.wrote(&self.to)

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::args::Model;
 use crate::commands::adapters::{self, Adapters};
+use crate::commands::sdxl::SdxlFlags;
 use crate::commands::{modes, open};
 use crate::fault::{Fault, Kind};
 use crate::terminal::Terminal;
@@ -38,6 +39,7 @@ const PREVIEW_SIDE: usize = 256;
   latent generate \"a fox\" --seed 7 --variation-seed 1 --variation-strength 0.2 --count 4
   latent generate \"a fox\" --hires-scale 2 --hires-strength 0.6
   latent generate \"a fox\" --sampler \"Euler a\" --schedule \"SGM Uniform\" --generator philox
+  latent generate \"a fox\" --model sd_xl_base_1.0.safetensors --refiner sd_xl_refiner_1.0.safetensors
   latent generate                                           a surprise from the built-in model's words
 
 The same prompt, seed and settings give the same bytes on every run, with any number of threads,
@@ -49,7 +51,7 @@ pub(crate) struct Generate {
     model: Model,
     #[command(flatten)]
     adapters: Adapters,
-    /// What the picture should not show.
+    /// What the picture should not show; "" has Stable Diffusion XL read an empty text in place of zeros.
     #[arg(long, value_name = "WORDS")]
     negative: Option<String>,
     /// Seed of the picture; several (1,2,3) give several pictures [default: 0].
@@ -105,6 +107,8 @@ pub(crate) struct Generate {
     /// The picture to write; several get numbers [default: named after the prompt].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    sdxl: SdxlFlags,
 }
 
 impl Generate {
@@ -124,8 +128,11 @@ impl Generate {
             terminal.note(format_args!("{}", request.prompt));
         }
         let lay = |builder| self.adapters.onto(builder, &prompted);
-        let pipeline = open::pipeline_with(&self.model, terminal, lay)?;
+        let mut pipeline = open::pipeline_with(&self.model, terminal, lay)?;
         adapters::report(&pipeline, terminal);
+        if let Some(path) = &self.sdxl.refiner {
+            pipeline = pipeline.with_refiner(open::beside(&self.model, path, terminal)?)?;
+        }
         let started = Instant::now();
         let preview = self.preview.then(|| names::beside(&first, "preview"));
         let generated = draw(&pipeline, &request, preview.as_deref(), terminal);
@@ -154,7 +161,11 @@ impl Generate {
         }
         if let Some(negative) = &self.negative {
             request.negative_prompt.clone_from(negative);
+            if negative.is_empty() {
+                request.force_zeros_for_empty_prompt = Some(false);
+            }
         }
+        self.sdxl.lay_over(&mut request);
         if let Some(path) = &self.scheduler_config {
             let text = read_text(path)?;
             let config = serde_json::from_str(&text).map_err(|e| {
@@ -436,6 +447,27 @@ mod tests {
                 .outpaint([8, 0, 8, 0])
         };
         assert_eq!(request(&all).unwrap(), want);
+    }
+
+    #[test]
+    fn every_flag_of_stable_diffusion_xl_reaches_the_request() {
+        let flags = "--prompt-2 vixen --negative-2 rain --original-size 512x768 --crop 1,2 --target-size 64x96 \
+                     --aesthetic-score 7";
+        let flags: Vec<&str> = ["a fox"].into_iter().chain(flags.split(' ')).collect();
+        let want = Request {
+            prompt: "a fox".into(),
+            prompt_2: "vixen".into(),
+            negative_prompt_2: "rain".into(),
+            micro_conditioning: latent::MicroConditioning {
+                original_size: Some([512, 768]),
+                crop: Some([1, 2]),
+                target_size: Some([64, 96]),
+                aesthetic_score: Some(7.0),
+                ..latent::MicroConditioning::default()
+            },
+            ..Request::default()
+        };
+        assert_eq!(request(&flags).unwrap(), want);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use latent::models::{Conditioning, FileSource, ModelError, ModelFolder, recognis
 use latent_formats::Weights;
 use serde::Serialize;
 
+use crate::args::PredictionFlag;
 use crate::commands::open;
 use crate::fault::Fault;
 use crate::terminal::{Terminal, thousands};
@@ -25,6 +26,9 @@ pub(crate) struct Inspect {
     /// For a checkpoint of one file: a folder in diffusers layout that has its sizes, tokenizer and scheduler.
     #[arg(long, value_name = "DIR", requires = "path")]
     config: Option<PathBuf>,
+    /// For a checkpoint of one file: what its network predicts, noise (epsilon) or velocity (v) [default: as the file says].
+    #[arg(long, value_enum, value_name = "KIND", requires = "path")]
+    prediction: Option<PredictionFlag>,
     /// List the tensors of a file; so is every file of a kind that is not known.
     #[arg(long, requires = "path")]
     tensors: bool,
@@ -61,32 +65,36 @@ struct Part {
 
 impl Inspect {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
-        let config = self.config.as_deref();
         match &self.path {
             Some(path) if self.tensors => tensors(path, terminal),
-            Some(path) if is_bare_weights(path) => {
+            Some(path) if self.is_bare_weights(path) => {
                 if kind(path, terminal)? {
                     Ok(())
                 } else {
                     tensors(path, terminal)
                 }
             }
-            path => model(path.as_deref(), config, terminal),
+            path => {
+                let config = self.config.as_deref();
+                let folder = open::folder(path.as_deref(), config, self.prediction)?;
+                model(path.as_deref(), &folder, terminal)
+            }
         }
+    }
+
+    /// Whether it is a weights file that is not a whole model.
+    fn is_bare_weights(&self, path: &Path) -> bool {
+        let (config, prediction) = (self.config.as_deref(), self.prediction.map(Into::into));
+        path.is_file()
+            && matches!(
+                ModelFolder::open_file_predicting(path, config, prediction),
+                Err(ModelError::SingleFile { .. })
+            )
     }
 }
 
-/// Whether it is a weights file that is not a whole model.
-fn is_bare_weights(path: &Path) -> bool {
-    path.is_file()
-        && matches!(
-            ModelFolder::open_file(path, None),
-            Err(ModelError::SingleFile { .. })
-        )
-}
-
-fn model(path: Option<&Path>, config: Option<&Path>, terminal: &Terminal) -> Result<(), Fault> {
-    let folder = open::folder(path, config)?;
+fn model(path: Option<&Path>, folder: &ModelFolder, terminal: &Terminal) -> Result<(), Fault> {
+    let tokenizer = folder.tokenizer()?.or(folder.tokenizer_2()?);
     let report = Report {
         path: path.unwrap_or(folder.files().path()).to_owned(),
         family: folder.family().name,
@@ -99,9 +107,9 @@ fn model(path: Option<&Path>, config: Option<&Path>, terminal: &Terminal) -> Res
         size: [folder.size()[1], folder.size()[0]],
         downsampling: folder.downsampling(),
         latent_channels: folder.unet_config().in_channels,
-        prompt_tokens: folder.tokenizer()?.map(|tokenizer| tokenizer.length() - 2),
+        prompt_tokens: tokenizer.map(|tokenizer| tokenizer.length() - 2),
         scheduler: folder.scheduler_config()?,
-        parts: parts(&folder)?,
+        parts: parts(folder)?,
     };
     terminal.result(&report, table(&report))
 }

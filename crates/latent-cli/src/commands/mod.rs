@@ -18,4 +18,5 @@ pub(crate) mod open;
 pub(crate) mod prompt;
 pub(crate) mod reconstruct;
 pub(crate) mod samplers;
+pub(crate) mod sdxl;
 pub(crate) mod train;

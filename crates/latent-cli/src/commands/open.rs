@@ -5,7 +5,7 @@ use std::path::Path;
 use latent::models::{ClipTokenizer, ModelFolder};
 use latent::{Pipeline, Precision};
 
-use crate::args::{Compute, Model, PrecisionFlag};
+use crate::args::{Compute, Model, PrecisionFlag, PredictionFlag};
 use crate::fault::Fault;
 use crate::terminal::Terminal;
 
@@ -31,6 +31,9 @@ pub(crate) fn pipeline_with(
     if let Some(config) = &model.config {
         builder = builder.config(config);
     }
+    if let Some(prediction) = model.prediction {
+        builder = builder.prediction(prediction.into());
+    }
     let opened = match &model.model {
         Some(folder) => builder.open(folder),
         None => builder.builtin(),
@@ -41,6 +44,17 @@ pub(crate) fn pipeline_with(
         terminal.note(format_args!("device: {}", pipeline.device_name()));
     }
     Ok(pipeline)
+}
+
+/// A second pipeline beside that of `model`, on the same device.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) fn beside(model: &Model, path: &Path, terminal: &Terminal) -> Result<Pipeline, Fault> {
+    let spinner = terminal.spinner("opening the refiner");
+    let opened = builder(&model.compute).open(path);
+    spinner.finish_and_clear();
+    Ok(opened?)
 }
 
 fn builder(compute: &Compute) -> latent::Builder {
@@ -65,9 +79,17 @@ pub(crate) fn precision(flag: PrecisionFlag) -> Option<Precision> {
 ///
 /// # Errors
 /// When there is none, or it is broken.
-pub(crate) fn folder(path: Option<&Path>, config: Option<&Path>) -> Result<ModelFolder, Fault> {
+pub(crate) fn folder(
+    path: Option<&Path>,
+    config: Option<&Path>,
+    prediction: Option<PredictionFlag>,
+) -> Result<ModelFolder, Fault> {
     match path {
-        Some(path) => Ok(latent::open_folder(path, config)?),
+        Some(path) => Ok(latent::open_folder_predicting(
+            path,
+            config,
+            prediction.map(Into::into),
+        )?),
         None => Ok(latent::builtin_folder()?),
     }
 }
@@ -77,8 +99,13 @@ pub(crate) fn folder(path: Option<&Path>, config: Option<&Path>) -> Result<Model
 /// # Errors
 /// When the model cannot be opened or reads no words.
 pub(crate) fn tokenizer(model: &Model) -> Result<ClipTokenizer, Fault> {
-    let folder = folder(model.model.as_deref(), model.config.as_deref())?;
-    folder.tokenizer()?.ok_or_else(|| {
+    let folder = folder(
+        model.model.as_deref(),
+        model.config.as_deref(),
+        model.prediction,
+    )?;
+    let tokenizer = folder.tokenizer()?;
+    tokenizer.or(folder.tokenizer_2()?).ok_or_else(|| {
         let what = format!("`{}` reads no words", folder.files().path().display());
         Fault::input(what).hint("name a model with a text encoder with `--model PATH`")
     })

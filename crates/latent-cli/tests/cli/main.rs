@@ -5,6 +5,7 @@ mod encode;
 mod generate;
 mod modes;
 mod refusals;
+mod sdxl;
 mod support;
 mod tables;
 mod train;

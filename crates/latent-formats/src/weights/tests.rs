@@ -133,3 +133,31 @@ fn edit_distance_counts_changes() {
         assert_eq!(edit_distance(a, b), distance);
     }
 }
+
+#[test]
+fn a_tensor_is_shown_under_other_names_in_parts_and_transposed() {
+    let bytes = SafetensorsWriter::new()
+        .f32("m", &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], Dtype::F16)
+        .unwrap();
+    let weights = Weights::from_bytes("m", Bytes::from_vec(bytes.to_bytes().unwrap())).unwrap();
+    let shown = weights.renamed(|_| {
+        vec![
+            Renamed::transposed("turned"),
+            Renamed {
+                rows: (1, 2),
+                ..Renamed::transposed("second")
+            },
+        ]
+    });
+    assert_eq!(shown.describe("turned").unwrap().1, [3, 2]);
+    let turned = [1.0, 4.0, 2.0, 5.0, 3.0, 6.0];
+    assert_eq!(shown.read_f32("turned").unwrap(), turned);
+    assert!(shown.stored("turned").is_none());
+    assert_eq!(shown.describe("second").unwrap().1, [3, 1]);
+    assert_eq!(shown.read_f32("second").unwrap(), [4.0, 5.0, 6.0]);
+    let back = shown.renamed(|name| match name {
+        "turned" => vec![Renamed::transposed("m")],
+        _ => Vec::new(),
+    });
+    assert_eq!(back.read_f32("m").unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+}

@@ -1,4 +1,4 @@
-//! Names of the latent diffusion code, in which Stable Diffusion 1.x and 2.x were published, as diffusers' names.
+//! Names of the latent diffusion code, in which Stable Diffusion 1.x, 2.x and XL were published, as diffusers' names.
 //!
 //! Source: the tensors' names in `v1-5-pruned.safetensors`; diffusers' `convert_ldm_unet_checkpoint` and
 //! `convert_ldm_vae_checkpoint` map the same way.
@@ -25,6 +25,8 @@ pub(crate) struct Sizes {
 pub(super) const UNET_ENDS: &[(&str, &str)] = &[
     ("time_embed.0.", "time_embedding.linear_1."),
     ("time_embed.2.", "time_embedding.linear_2."),
+    ("label_emb.0.0.", "add_embedding.linear_1."),
+    ("label_emb.0.2.", "add_embedding.linear_2."),
     ("input_blocks.0.0.", "conv_in."),
     ("out.0.", "conv_norm_out."),
     ("out.2.", "conv_out."),
@@ -70,7 +72,6 @@ impl Sizes {
         match part {
             "unet" => self.unet(key.strip_prefix(UNET)?),
             "vae" => self.autoencoder(key.strip_prefix(AUTOENCODER)?),
-            "text_encoder" => key.strip_prefix(TEXT_ENCODER).map(str::to_owned),
             _ => None,
         }
     }
@@ -241,9 +242,9 @@ mod tests {
             "quant_conv.bias",
         ),
         (
-            "text_encoder",
-            "cond_stage_model.transformer.text_model.final_layer_norm.bias",
-            "text_model.final_layer_norm.bias",
+            "unet",
+            "model.diffusion_model.label_emb.0.2.weight",
+            "add_embedding.linear_2.weight",
         ),
     ];
 
@@ -269,7 +270,7 @@ mod tests {
             levels: 4,
         };
         for (part, theirs, _) in NAMES {
-            for other in ["unet", "vae", "text_encoder"] {
+            for other in ["unet", "vae"] {
                 assert_eq!(
                     sizes.diffusers_name(other, theirs).is_some(),
                     other == *part

@@ -132,7 +132,8 @@ pub(crate) fn loose_part(path: &Path, part: &str) -> Result<Weights> {
         let name = key.strip_prefix(cut).map(|name| format!("{put}{name}"));
         name.map(Renamed::whole).into_iter().collect()
     });
-    if let (Some(text), true) = (OpenClip::of(&whole), part == "text_encoder") {
+    if part == "text_encoder" {
+        let text = OpenClip::of(&whole, open_clip::PREFIX, false);
         return Ok(whole.renamed(|key| text.transformers_names(key)));
     }
     let sizes = Sizes::of(&whole);

@@ -1,4 +1,4 @@
-//! Names of OpenCLIP's text transformer, which Stable Diffusion 2.x checkpoints hold, as transformers' names.
+//! Names of OpenCLIP's text transformer, which Stable Diffusion 2.x and XL checkpoints hold, as transformers' names.
 //!
 //! Source: open_clip's `TextTransformer`; diffusers' `convert_open_clip_checkpoint` maps the same way.
 
@@ -20,6 +20,9 @@ pub(super) const ENDS: &[(&str, &str)] = &[
     ("ln_final.bias", "text_model.final_layer_norm.bias"),
 ];
 
+/// The projection of the pooled state: a factor on the right in OpenCLIP, and in some files already a linear layer's.
+const PROJECTION: [&str; 2] = ["text_projection", "text_projection.weight"];
+
 /// Inside a layer.
 pub(super) const LAYER: &[(&str, &str)] = &[
     ("ln_1.", "layer_norm1."),
@@ -32,21 +35,29 @@ pub(super) const LAYER: &[(&str, &str)] = &[
 /// The text encoder of a checkpoint.
 #[derive(Debug)]
 pub(super) struct OpenClip {
+    /// What its names begin with.
+    prefix: &'static str,
+    /// The projection is read.
+    projects: bool,
     /// Layers whose states the U-Net reads. Stable Diffusion 2 reads the last but one, so the last layer is in the file
     /// for nothing.
     layers: usize,
 }
 
 impl OpenClip {
-    /// The text encoder, if the checkpoint has OpenCLIP's.
-    pub(super) fn of(weights: &Weights) -> Option<Self> {
+    /// The text encoder whose names begin with `prefix`; `whole` with its last layer and its projection.
+    pub(super) fn of(weights: &Weights, prefix: &'static str, whole: bool) -> Self {
         let has = |layer: usize| {
             weights.contains(&format!(
-                "{PREFIX}transformer.resblocks.{layer}.ln_1.weight"
+                "{prefix}transformer.resblocks.{layer}.ln_1.weight"
             ))
         };
         let layers = (0..).take_while(|&layer| has(layer)).count();
-        (layers > 1).then(|| Self { layers: layers - 1 })
+        Self {
+            prefix,
+            projects: whole,
+            layers: layers.saturating_sub(usize::from(!whole)),
+        }
     }
 
     /// The names of the tensor `key`: three where queries, keys and values lie behind one another.
@@ -55,7 +66,15 @@ impl OpenClip {
     }
 
     fn names(&self, key: &str) -> Option<Vec<Renamed>> {
-        let key = key.strip_prefix(PREFIX)?;
+        let key = key.strip_prefix(self.prefix)?;
+        if let Some(index) = PROJECTION.iter().position(|name| *name == key) {
+            let name = "text_projection.weight";
+            let renamed = match index {
+                0 => Renamed::transposed(name),
+                _ => Renamed::whole(name),
+            };
+            return self.projects.then(|| vec![renamed]);
+        }
         if let Some((_, name)) = ENDS.iter().find(|(theirs, _)| *theirs == key) {
             return Some(vec![Renamed::whole(*name)]);
         }
@@ -73,6 +92,7 @@ impl OpenClip {
                     .map(|(index, part)| Renamed {
                         name: format!("{layer}.self_attn.{part}.{kind}"),
                         rows: (index, 3),
+                        transposed: false,
                     })
                     .collect(),
             );

@@ -1,4 +1,4 @@
-//! CLIP's text transformer: `CLIPTextModel`.
+//! CLIP's text transformer: `CLIPTextModel`, `CLIPTextModelWithProjection`.
 
 use std::path::Path;
 
@@ -21,6 +21,8 @@ use crate::weights::{self, Layout};
 #[derive(Module, Debug)]
 pub struct ClipTextModel {
     text_model: TextTransformer,
+    /// Of the pooled state, without bias.
+    text_projection: Option<Linear>,
     #[module(skip)]
     config: ClipTextConfig,
 }
@@ -32,7 +34,7 @@ pub struct TextStates {
     pub last: Tensor<3>,
     /// After the last layer but one, not normalised: `[n, l, c]`.
     pub penultimate: Tensor<3>,
-    /// The last state at each text's end token: `[n, c]`.
+    /// The last state at each text's end token, projected where the config says so: `[n, c]`.
     pub pooled: Tensor<2>,
 }
 
@@ -87,6 +89,9 @@ impl ClipTextModel {
                 encoder: TextEncoder { layers },
                 final_layer_norm: LayerNorm::new(width, config.layer_norm_eps, init),
             },
+            text_projection: config
+                .projects()
+                .then(|| Linear::new([width, config.projection_dim], init).without_bias()),
             config: config.clone(),
         })
     }
@@ -168,8 +173,12 @@ impl ClipTextModel {
         let penultimate = self.through(self.embed(ids), 0..layers - 1);
         let last = self.through(penultimate.clone(), layers - 1..layers);
         let last = self.text_model.final_layer_norm.forward(last);
+        let pooled = at_positions(&last, &ends);
         TextStates {
-            pooled: at_positions(&last, &ends),
+            pooled: match &self.text_projection {
+                Some(projection) => projection.forward(pooled),
+                None => pooled,
+            },
             penultimate,
             last,
         }
@@ -184,9 +193,22 @@ impl ClipTextModel {
     ///
     /// Source: diffusers' `StableDiffusionPipeline.encode_prompt`, whose counting this is.
     pub fn forward_skip(&self, ids: Tensor<2, Int>, clip_skip: usize) -> Tensor<3> {
-        let layers = self.text_model.encoder.layers.len();
-        let states = self.through(self.embed(ids), 0..layers.saturating_sub(clip_skip));
+        let states = self.forward_hidden(ids, clip_skip);
         self.text_model.final_layer_norm.forward(states)
+    }
+
+    /// States `[n, l, c]` without the last `skipped` layers and without the final norm: 1 gives
+    /// [`TextStates::penultimate`].
+    ///
+    /// More than there are layers leaves the embeddings.
+    ///
+    /// # Panics
+    /// As [`ClipTextModel::forward`].
+    ///
+    /// Source: transformers' `hidden_states[-(skipped + 1)]`.
+    pub fn forward_hidden(&self, ids: Tensor<2, Int>, skipped: usize) -> Tensor<3> {
+        let layers = self.text_model.encoder.layers.len();
+        self.through(self.embed(ids), 0..layers.saturating_sub(skipped))
     }
 
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {

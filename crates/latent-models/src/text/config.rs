@@ -17,7 +17,7 @@ pub struct ClipTextConfig {
     pub hidden_size: usize,
     /// Width inside the feed-forward layers.
     pub intermediate_size: usize,
-    /// Width of the space shared with pictures; the encoder itself does not use it.
+    /// Width of the space shared with pictures, and of the projected pooled state.
     pub projection_dim: usize,
     /// Transformer layers.
     pub num_hidden_layers: usize,
@@ -35,6 +35,19 @@ pub struct ClipTextConfig {
     pub eos_token_id: u32,
     /// Fills a short text, as the tokenizer's files say better.
     pub pad_token_id: Option<u32>,
+    /// Which of transformers' classes it is; `None` is `CLIPTextModel`.
+    pub architectures: Option<[TextArchitecture; 1]>,
+}
+
+/// A class of transformers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TextArchitecture {
+    /// The pooled state is the last one at the end token.
+    #[serde(rename = "CLIPTextModel")]
+    Plain,
+    /// The pooled state is projected to `projection_dim`.
+    #[serde(rename = "CLIPTextModelWithProjection")]
+    WithProjection,
 }
 
 /// What stands between the two layers of a feed-forward.
@@ -62,6 +75,7 @@ impl Default for ClipTextConfig {
             bos_token_id: Some(49406),
             eos_token_id: 49407,
             pad_token_id: Some(1),
+            architectures: Some([TextArchitecture::Plain]),
         }
     }
 }
@@ -74,15 +88,26 @@ impl ClipTextConfig {
     pub fn check(&self) -> Result<()> {
         self.checked()
     }
+
+    /// Whether the pooled state is projected.
+    pub fn projects(&self) -> bool {
+        self.architectures == Some([TextArchitecture::WithProjection])
+    }
+
+    /// Width of the pooled state.
+    pub fn pooled_width(&self) -> usize {
+        if self.projects() {
+            self.projection_dim
+        } else {
+            self.hidden_size
+        }
+    }
 }
 
 impl ModelConfig for ClipTextConfig {
     const CLASS: &'static str = "CLIPTextModel";
     const IDENTITY: &'static [(&'static str, &'static str)] = &[("model_type", "clip_text_model")];
-    const FIXED: &'static [(&'static str, &'static [&'static str])] =
-        &[("architectures", &["[\"CLIPTextModel\"]", "null"])];
-    const WRITTEN: &'static [(&'static str, &'static str)] =
-        &[("architectures", "[\"CLIPTextModel\"]")];
+    const FIXED: &'static [(&'static str, &'static [&'static str])] = &[];
     const IGNORED: &'static [&'static str] = &[
         "_name_or_path",
         "transformers_version",

@@ -5,5 +5,5 @@ mod config;
 mod image_tower;
 
 pub use clip::{ClipTextModel, TextStates};
-pub use config::{ClipTextConfig, HiddenActivation, ImageTowerConfig};
+pub use config::{ClipTextConfig, HiddenActivation, ImageTowerConfig, TextArchitecture};
 pub use image_tower::ImageTower;

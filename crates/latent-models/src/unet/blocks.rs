@@ -32,13 +32,13 @@ impl Builder<'_> {
         ResBlock::new(channels, options, self.init)
     }
 
-    /// The transformer of a level, counted from the largest picture.
-    fn transformer(&mut self, level: usize) -> Transformer2d {
+    /// A transformer of a level, counted from the largest picture, with `layers` layers.
+    fn transformer(&mut self, level: usize, layers: usize) -> Transformer2d {
         let config = self.config;
         let options = TransformerOptions {
             channels: config.block_out_channels[level],
             heads: config.attention_head_dim.at(level),
-            layers: config.transformer_layers_per_block.at(level),
+            layers,
             text_width: config.cross_attention_dim,
             groups: config.norm_num_groups,
         };
@@ -73,12 +73,13 @@ impl DownBlock {
             attentions: Vec::new(),
             downsamplers: Vec::new(),
         };
-        for _ in 0..config.layers_per_block {
+        for index in 0..config.layers_per_block {
             block
                 .resnets
                 .push(builder.residual([channels_in, channels]));
             if attends {
-                block.attentions.push(builder.transformer(level));
+                let layers = config.transformer_layers_per_block.at(level, index);
+                block.attentions.push(builder.transformer(level, layers));
             }
             channels_in = channels;
             skips.push(channels);
@@ -130,7 +131,10 @@ impl MidBlock {
         let last = builder.config.block_out_channels.len() - 1;
         let channels = builder.config.block_out_channels[last];
         let attentions: Vec<_> = attends
-            .then(|| builder.transformer(last))
+            .then(|| {
+                let layers = builder.config.transformer_layers_per_block.at(last, 0);
+                builder.transformer(last, layers)
+            })
             .into_iter()
             .collect();
         Self {
@@ -182,13 +186,14 @@ impl UpBlock {
             attentions: Vec::new(),
             upsamplers: Vec::new(),
         };
-        for _ in 0..=builder.config.layers_per_block {
+        for index in 0..=builder.config.layers_per_block {
             let skip = skips.pop().unwrap_or(0);
             block
                 .resnets
                 .push(builder.residual([channels_in + skip, channels]));
             if attends {
-                block.attentions.push(builder.transformer(level));
+                let layers = builder.config.depth_up(level, index);
+                block.attentions.push(builder.transformer(level, layers));
             }
             channels_in = channels;
         }

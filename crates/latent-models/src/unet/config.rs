@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Counts, Fault, ModelConfig, need, need_sizes};
+use crate::config::{Counts, Depths, Fault, ModelConfig, need, need_sizes};
 use crate::error::Result;
 
 /// `unet/config.json` of a `UNet2DConditionModel`; absent keys have diffusers' defaults.
@@ -38,13 +38,36 @@ pub struct UNet2dConditionConfig {
     /// Width of the text states.
     pub cross_attention_dim: usize,
     /// Transformer layers after each residual block.
-    pub transformer_layers_per_block: Counts,
+    pub transformer_layers_per_block: Depths,
+    /// The same on the way up, in the order of `up_block_types`; `None` for those of the way down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reverse_transformer_layers_per_block: Option<Depths>,
     /// **Number of heads** of each level, whatever the name says: it was misnamed once and kept for files' sake.
     pub attention_head_dim: Counts,
     /// The transformers' first and last layers are stored as linear layers, not as 1x1 convolutions.
     pub use_linear_projection: bool,
     /// Number of class embeddings, for a class-conditional model.
     pub num_class_embeds: Option<usize>,
+    /// What else is added to the timestep's embedding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addition_embed_type: Option<AdditionEmbedType>,
+    /// Width of the sinusoids of each added number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addition_time_embed_dim: Option<usize>,
+    /// Width of the pooled text and the sinusoids of all added numbers together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection_class_embeddings_input_dim: Option<usize>,
+    /// Width of the guidance's embedding, for a model that was distilled over strengths of guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_cond_proj_dim: Option<usize>,
+}
+
+/// What is added to the timestep's embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdditionEmbedType {
+    /// The pooled text and sizes of the picture. Source: Podell et al. 2023 (arXiv:2307.01952), section 2.2.
+    #[serde(rename = "text_time")]
+    TextTime,
 }
 
 /// A level on the way down.
@@ -107,10 +130,15 @@ impl Default for UNet2dConditionConfig {
             norm_num_groups: 32,
             norm_eps: 1e-5,
             cross_attention_dim: 1280,
-            transformer_layers_per_block: Counts::Same(1),
+            transformer_layers_per_block: Depths::Same(1),
+            reverse_transformer_layers_per_block: None,
             attention_head_dim: Counts::Same(8),
             use_linear_projection: false,
             num_class_embeds: None,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
+            time_cond_proj_dim: None,
         }
     }
 }
@@ -132,6 +160,25 @@ impl UNet2dConditionConfig {
             || self.up_block_types.contains(&UpBlockType::CrossAttention)
     }
 
+    /// Numbers that are added beside a pooled text of width `pooled`; `None` unless they fill what is left of
+    /// `projection_class_embeddings_input_dim`.
+    pub fn added_numbers(&self, pooled: usize) -> Option<usize> {
+        let (whole, each) = (
+            self.projection_class_embeddings_input_dim?,
+            self.addition_time_embed_dim?,
+        );
+        let left = whole.checked_sub(pooled)?;
+        left.is_multiple_of(each).then_some(left / each)
+    }
+
+    /// Transformer layers after block `block` of a level on the way up; `level` counts from the largest picture.
+    pub(crate) fn depth_up(&self, level: usize, block: usize) -> usize {
+        match &self.reverse_transformer_layers_per_block {
+            Some(depths) => depths.at(self.block_out_channels.len() - 1 - level, block),
+            None => self.transformer_layers_per_block.at(level, block),
+        }
+    }
+
     /// Width of the timestep's embedding.
     pub(crate) fn time_width(&self) -> usize {
         4 * self.block_out_channels[0]
@@ -143,7 +190,6 @@ impl ModelConfig for UNet2dConditionConfig {
     const IDENTITY: &'static [(&'static str, &'static str)] = &[("_class_name", Self::CLASS)];
     const FIXED: &'static [(&'static str, &'static [&'static str])] = &[
         ("act_fn", &["\"silu\"", "\"swish\""]),
-        ("addition_embed_type", &["null"]),
         ("attention_type", &["\"default\""]),
         ("center_input_sample", &["false"]),
         ("class_embed_type", &["null"]),
@@ -163,8 +209,6 @@ impl ModelConfig for UNet2dConditionConfig {
         ("resnet_out_scale_factor", &["1"]),
         ("resnet_skip_time_act", &["false"]),
         ("resnet_time_scale_shift", &["\"default\""]),
-        ("reverse_transformer_layers_per_block", &["null"]),
-        ("time_cond_proj_dim", &["null"]),
         ("time_embedding_act_fn", &["null"]),
         ("time_embedding_dim", &["null"]),
         ("time_embedding_type", &["\"positional\""]),
@@ -174,10 +218,8 @@ impl ModelConfig for UNet2dConditionConfig {
     const IGNORED: &'static [&'static str] = &[
         "_diffusers_version",
         "_name_or_path",
-        // Sizes of embeddings that `addition_embed_type: null` leaves out.
+        // Of kinds of `addition_embed_type` that are refused.
         "addition_embed_type_num_heads",
-        "addition_time_embed_dim",
-        "projection_class_embeddings_input_dim",
         // Attention's softmax is f32 in any case.
         "upcast_attention",
     ];
@@ -218,8 +260,8 @@ impl ModelConfig for UNet2dConditionConfig {
         ])?;
         self.attention_head_dim
             .check("attention_head_dim", levels)?;
-        self.transformer_layers_per_block
-            .check("transformer_layers_per_block", levels)?;
+        self.check_depths()?;
+        self.check_added()?;
         need(self.norm_eps > 0.0, "norm_eps", || "must be above 0".into())?;
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             need_sizes(&[("block_out_channels", channels)])?;
@@ -239,5 +281,61 @@ impl ModelConfig for UNet2dConditionConfig {
         need(half as f64 > shift && shift >= 0.0, "freq_shift", || {
             format!("is {shift}; it must be at least 0 and below {half}")
         })
+    }
+}
+
+impl UNet2dConditionConfig {
+    fn check_depths(&self) -> Result<(), Fault> {
+        const DOWN: &str = "transformer_layers_per_block";
+        const UP: &str = "reverse_transformer_layers_per_block";
+        let down = self.down_block_types.iter();
+        let down = down
+            .map(|kind| (*kind == DownBlockType::CrossAttention).then_some(self.layers_per_block));
+        self.transformer_layers_per_block
+            .check(DOWN, &down.collect::<Vec<_>>())?;
+        let last = self.block_out_channels.len() - 1;
+        if self.mid_block_type == Some(MidBlockType::CrossAttention) {
+            need_sizes(&[(DOWN, self.transformer_layers_per_block.at(last, 0))])?;
+        }
+        let up = self.up_block_types.iter();
+        let up: Vec<_> = up
+            .map(|kind| (*kind == UpBlockType::CrossAttention).then_some(self.layers_per_block + 1))
+            .collect();
+        match &self.reverse_transformer_layers_per_block {
+            Some(depths) => depths.check(UP, &up),
+            None => {
+                need(
+                    !self.transformer_layers_per_block.lists_blocks(),
+                    UP,
+                    || format!("is missing; a `{DOWN}` that lists blocks needs it"),
+                )?;
+                let attending = up.iter().zip((0..=last).rev());
+                attending
+                    .filter(|(blocks, _)| blocks.is_some())
+                    .try_for_each(|(_, level)| need_sizes(&[(DOWN, self.depth_up(level, 0))]))
+            }
+        }
+    }
+
+    fn check_added(&self) -> Result<(), Fault> {
+        if let Some(width) = self.time_cond_proj_dim {
+            need_sizes(&[("time_cond_proj_dim", width)])?;
+            need(width >= 4, "time_cond_proj_dim", || {
+                format!("is {width}; at least 4 numbers are needed")
+            })?;
+        }
+        if self.addition_embed_type.is_none() {
+            return Ok(());
+        }
+        for (key, width) in [
+            ("addition_time_embed_dim", self.addition_time_embed_dim),
+            (
+                "projection_class_embeddings_input_dim",
+                self.projection_class_embeddings_input_dim,
+            ),
+        ] {
+            need_sizes(&[(key, width.unwrap_or(0))])?;
+        }
+        Ok(())
     }
 }

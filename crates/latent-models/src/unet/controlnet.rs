@@ -185,6 +185,12 @@ impl ControlNet {
             path: path.to_path_buf(),
             reason,
         };
+        if unet.addition_embed_type.is_some() {
+            return Err(refuse(
+                "was named to steer Stable Diffusion XL, whose ControlNets Latent does not build yet; leave it out, or draw \
+                 with a Stable Diffusion 1.x or 2.x model".into(),
+            ));
+        }
         let (config, weights) = if path.is_dir() {
             let files = FileSource::folder(path);
             let config: ControlNetConfig = config::read(&files)?;

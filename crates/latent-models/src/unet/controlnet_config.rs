@@ -4,7 +4,7 @@ use latent_formats::Weights;
 use serde::{Deserialize, Serialize};
 
 use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig};
-use crate::config::{Counts, Fault, ModelConfig, need, need_sizes};
+use crate::config::{Counts, Depths, Fault, ModelConfig, need, need_sizes};
 
 /// `config.json` of a `ControlNetModel`; absent keys have diffusers' defaults.
 ///
@@ -37,7 +37,7 @@ pub struct ControlNetConfig {
     /// Width of the text states.
     pub cross_attention_dim: usize,
     /// Transformer layers after each residual block.
-    pub transformer_layers_per_block: Counts,
+    pub transformer_layers_per_block: Depths,
     /// **Number of heads** of each level, misnamed as in the U-Net's config.
     pub attention_head_dim: Counts,
     /// The transformers' first and last layers are stored as linear layers.

@@ -7,7 +7,9 @@ mod controlnet_config;
 mod model;
 mod transformer;
 
-pub use config::{DownBlockType, MidBlockType, UNet2dConditionConfig, UpBlockType};
+pub use config::{
+    AdditionEmbedType, DownBlockType, MidBlockType, UNet2dConditionConfig, UpBlockType,
+};
 pub use controlnet::{ControlNet, ControlNetContext, Residuals};
 pub use controlnet_config::ControlNetConfig;
-pub use model::{Context, UNet2dCondition, UNetCondition};
+pub use model::{Context, TextTime, UNet2dCondition, UNetCondition};

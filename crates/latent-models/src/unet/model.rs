@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use latent_formats::Dtype;
 use latent_nn::layers::{
     Conv2d, Embedding, GroupNorm, Sinusoid, TimestepEmbedding, timestep_sinusoid,
@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::files::FileSource;
 use crate::weights::{self, Layout};
 
-/// The U-Net of Stable Diffusion 1 and 2: `UNet2DConditionModel`.
+/// The U-Net of Stable Diffusion 1, 2 and XL: `UNet2DConditionModel`.
 ///
 /// Source: Rombach et al. 2022 (arXiv:2112.10752); fields are named as in diffusers' checkpoints.
 #[derive(Module, Debug)]
@@ -28,6 +28,8 @@ pub struct UNet2dCondition {
     time_embedding: TimestepEmbedding,
     /// One vector per class, added to the timestep's.
     class_embedding: Option<Embedding>,
+    /// Pooled text and sizes of the picture, added to the timestep's.
+    add_embedding: Option<TimestepEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<MidBlock>,
     up_blocks: Vec<UpBlock>,
@@ -42,18 +44,35 @@ pub struct UNet2dCondition {
 pub enum UNetCondition {
     /// Text states `[n, l, cross_attention_dim]`.
     Text(Tensor<3>),
+    /// Text states with what `addition_embed_type: text_time` asks for.
+    TextTime(TextTime),
     /// Class labels `[n, 1]`, below `num_class_embeds`.
     Class(Tensor<2, Int>),
     /// Nothing.
     None,
 }
 
-/// A condition, prepared once for all steps: the text's keys and values of each attention layer, and the class.
+/// What Stable Diffusion XL's U-Net is told.
+#[derive(Clone, Debug)]
+pub struct TextTime {
+    /// Text states `[n, l, cross_attention_dim]`.
+    pub text: Tensor<3>,
+    /// The pooled text `[n, p]`.
+    pub pooled: Tensor<2>,
+    /// Sizes of the picture `[n, k]`, row after row; `p + k * addition_time_embed_dim` is
+    /// `projection_class_embeddings_input_dim`.
+    pub numbers: Vec<f32>,
+}
+
+/// A condition, prepared once for all steps: the text's keys and values of each attention layer, and what is added to
+/// the timestep.
 #[derive(Clone, Debug)]
 pub struct Context {
     text: Vec<KeysValues>,
-    /// `[n, t]`.
-    class: Option<Tensor<2>>,
+    /// Of a class or of pooled text and sizes, `[n, t]`; added to the timestep's embedding.
+    added: Option<Tensor<2>>,
+    /// Of the strength of guidance, `[n, c]`; added to the timestep's sinusoids.
+    guidance: Option<Tensor<2>>,
 }
 
 impl UNet2dCondition {
@@ -66,10 +85,18 @@ impl UNet2dCondition {
         let channels = &config.block_out_channels;
         let time_width = config.time_width();
         let conv_in = Conv2d::new([config.in_channels, channels[0]], 3, init);
-        let time_embedding = TimestepEmbedding::new([channels[0], time_width], init);
+        let mut time_embedding = TimestepEmbedding::new([channels[0], time_width], init);
+        if let Some(width) = config.time_cond_proj_dim {
+            time_embedding = time_embedding.with_condition(width, init);
+        }
         let class_embedding = config
             .num_class_embeds
             .map(|count| Embedding::new([count, time_width], init));
+        let added_width = config
+            .addition_embed_type
+            .and(config.projection_class_embeddings_input_dim);
+        let add_embedding =
+            added_width.map(|width| TimestepEmbedding::new([width, time_width], init));
         let mut skips = vec![channels[0]];
         let mut builder = Builder { config, init };
         let mut down_blocks = Vec::new();
@@ -97,6 +124,7 @@ impl UNet2dCondition {
             conv_in,
             time_embedding,
             class_embedding,
+            add_embedding,
             down_blocks,
             mid_block,
             up_blocks,
@@ -166,20 +194,12 @@ impl UNet2dCondition {
     ///
     /// # Panics
     /// If the condition is not of this network: a width other than `cross_attention_dim`, a class where the config
-    /// has none.
+    /// has none, or [`UNetCondition::TextTime`] where it has no `addition_embed_type`, or another where it has.
     pub fn prepare(&self, condition: UNetCondition, batch: usize) -> Context {
-        let class = match &condition {
-            UNetCondition::Class(labels) => {
-                let Some(embedding) = &self.class_embedding else {
-                    panic!("a class was given to a U-Net whose config has no `num_class_embeds`")
-                };
-                let vectors = embedding.forward(labels.clone());
-                Some(vectors.reshape([batch, self.config.time_width()]))
-            }
-            UNetCondition::Text(_) | UNetCondition::None => None,
-        };
+        let added = self.embed_condition(&condition, batch);
         let text = match condition {
             UNetCondition::Text(text) => text,
+            UNetCondition::TextTime(told) => told.text,
             UNetCondition::Class(_) | UNetCondition::None => {
                 let device = self.conv_in.weight.val().device();
                 Tensor::zeros([batch, 1, self.config.cross_attention_dim], &device)
@@ -194,7 +214,54 @@ impl UNet2dCondition {
                 .chain(up)
                 .flat_map(|attention| attention.keys_values(&text))
                 .collect(),
-            class,
+            added,
+            guidance: None,
+        }
+    }
+
+    /// What a condition adds to the timestep's embedding, `[n, t]`.
+    fn embed_condition(&self, condition: &UNetCondition, batch: usize) -> Option<Tensor<2>> {
+        match (condition, &self.class_embedding, &self.add_embedding) {
+            (UNetCondition::Class(labels), Some(embedding), None) => {
+                let vectors = embedding.forward(labels.clone());
+                Some(vectors.reshape([batch, self.config.time_width()]))
+            }
+            (UNetCondition::TextTime(told), _, Some(embedding)) => {
+                let sinusoid = Sinusoid {
+                    dim: self.config.addition_time_embed_dim.unwrap_or(0),
+                    ..self.sinusoid()
+                };
+                let compute = host(&told.pooled.device());
+                let numbers = timestep_sinusoid(&told.numbers, &sinusoid, &compute);
+                let width = told.numbers.len() / batch * sinusoid.dim;
+                let numbers = numbers.reshape([batch, width]);
+                Some(embedding.forward(Tensor::cat(vec![told.pooled.clone(), numbers], 1)))
+            }
+            (UNetCondition::Text(_) | UNetCondition::None, _, None) => None,
+            _ => panic!("the condition is of another kind than this U-Net's config"),
+        }
+    }
+
+    /// `context` with the strength of classifier-free guidance, for networks with `time_cond_proj_dim`, which were
+    /// distilled over strengths; for others it stays as it is.
+    ///
+    /// Source: Meng et al. 2023 (arXiv:2210.03142); diffusers' `get_guidance_scale_embedding`.
+    #[must_use]
+    pub fn with_guidance(&self, context: Context, strength: f32, batch: usize) -> Context {
+        let Some(dim) = self.config.time_cond_proj_dim else {
+            return context;
+        };
+        let sinusoid = Sinusoid {
+            dim,
+            flip_sin_to_cos: false,
+            freq_shift: 1.0,
+        };
+        let compute = host(&self.conv_in.weight.val().device());
+        let strengths = vec![(strength - 1.0) * 1000.0; batch];
+        let embedded = timestep_sinusoid(&strengths, &sinusoid, &compute);
+        Context {
+            guidance: self.time_embedding.project(embedded),
+            ..context
         }
     }
 
@@ -290,24 +357,34 @@ impl UNet2dCondition {
         ops::to_nchw(self.conv_out.forward(self.conv_norm_out.forward_silu(x)))
     }
 
-    /// The timesteps' embedding `[n, t]`, with the class's.
+    /// The timesteps' embedding `[n, t]`, with what the condition adds.
     fn embed_time(&self, timesteps: &[f32], context: &Context, sample: &Tensor<4>) -> Tensor<2> {
-        let sinusoid = Sinusoid {
+        let waves = timestep_sinusoid(timesteps, &self.sinusoid(), &host(&sample.device()));
+        let waves = match &context.guidance {
+            Some(guidance) => waves + guidance.clone(),
+            None => waves,
+        };
+        let time = self.time_embedding.forward(waves);
+        match &context.added {
+            Some(added) => time + added.clone(),
+            None => time,
+        }
+    }
+
+    /// How timesteps are spread.
+    fn sinusoid(&self) -> Sinusoid {
+        Sinusoid {
             dim: self.config.block_out_channels[0],
             flip_sin_to_cos: self.config.flip_sin_to_cos,
             freq_shift: self.config.freq_shift,
-        };
-        let compute = Compute {
-            device: sample.device(),
-            // No product is computed here; the layer below has its own precision.
-            precision: Precision::F32,
-        };
-        let time = self
-            .time_embedding
-            .forward(timestep_sinusoid(timesteps, &sinusoid, &compute));
-        match &context.class {
-            Some(class) => time + class.clone(),
-            None => time,
         }
+    }
+}
+
+/// Where sinusoids go. No product is computed of them here; layers have their own precision.
+fn host(device: &Device) -> Compute {
+    Compute {
+        device: device.clone(),
+        precision: Precision::F32,
     }
 }

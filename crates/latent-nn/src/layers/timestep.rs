@@ -51,6 +51,8 @@ pub fn timestep_sinusoid(timesteps: &[f32], sinusoid: &Sinusoid, compute: &Compu
 /// Two linear layers with SiLU between.
 #[derive(Module, Debug)]
 pub struct TimestepEmbedding {
+    /// Of a further input that is added to the sinusoids.
+    cond_proj: Option<Linear>,
     linear_1: Linear,
     linear_2: Linear,
 }
@@ -59,9 +61,29 @@ impl TimestepEmbedding {
     /// Width of the sinusoids, and of the embedding.
     pub fn new([width_in, width_out]: [usize; 2], init: &mut Init) -> Self {
         Self {
+            cond_proj: None,
             linear_1: Linear::new([width_in, width_out], init),
             linear_2: Linear::new([width_out, width_out], init),
         }
+    }
+
+    /// A further input of `width`; see [`TimestepEmbedding::project`].
+    #[must_use]
+    pub fn with_condition(self, width: usize, init: &mut Init) -> Self {
+        let width_in = self.linear_1.weight.dims()[1];
+        let projection = Linear::new([width, width_in], init).without_bias();
+        Self {
+            cond_proj: Some(projection),
+            ..self
+        }
+    }
+
+    /// The further input `[n, width]` to what is added to the sinusoids, `[n, in]`; `None` if there is no such input.
+    ///
+    /// # Panics
+    /// If `x` has another width.
+    pub fn project(&self, x: Tensor<2>) -> Option<Tensor<2>> {
+        Some(self.cond_proj.as_ref()?.forward(x))
     }
 
     /// `[n, in]` to `[n, out]`.

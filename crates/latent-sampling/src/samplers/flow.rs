@@ -29,7 +29,7 @@ pub(super) fn flow_euler(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents,
 /// Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 1, on the path of arXiv:2209.03003.
 pub(super) fn flow_heun(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, SamplingError> {
     let mut call = walk.plan.first;
-    while call < walk.plan.timesteps.len() {
+    while call < walk.calls().end {
         let (from, to) = walk.sigmas(call);
         let output = walk.predict(&x, call)?;
         let clean = Level::flow(from).clean(Prediction::Flow, &x, &output);

@@ -29,7 +29,7 @@ fn noised(walk: &Walk<'_>, x: &Latents, deviation: f64, noise: &Latents) -> Late
 ///
 /// Source: k-diffusion, `sample_dpmpp_sde` with r 1/2, after Lu et al. 2022 (arXiv:2211.01095).
 pub(super) fn dpmpp_sde(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, SamplingError> {
-    for step in walk.plan.first / 2..walk.plan.sigmas.len() - 1 {
+    for step in walk.plan.first / 2..walk.calls().end.div_ceil(2) {
         let (from, to) = walk.sigmas(step);
         let (middle, call, eta) = (walk.plan.middles[step], 2 * step, walk.eta);
         let clean = evaluate(walk, &x, from, call)?;
@@ -65,7 +65,7 @@ fn times(from: f64, to: f64) -> [f64; 3] {
 ///
 /// Source: k-diffusion, `sample_dpmpp_2s_ancestral`, after Lu et al. 2022 (arXiv:2211.01095), Algorithm 1.
 pub(super) fn dpmpp_2s_a(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, SamplingError> {
-    for step in walk.plan.first / 2..walk.plan.sigmas.len() - 1 {
+    for step in walk.plan.first / 2..walk.calls().end.div_ceil(2) {
         let (from, to) = walk.sigmas(step);
         let (middle, call, below) = (walk.plan.middles[step], 2 * step, down(from, to, walk.eta));
         let mut clean = evaluate(walk, &x, from, call)?;

@@ -130,7 +130,7 @@ pub(super) fn euler_a(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sa
 /// Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 1.
 pub(super) fn heun(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, SamplingError> {
     let mut call = walk.plan.first;
-    while call < walk.plan.timesteps.len() {
+    while call < walk.calls().end {
         let (from, to) = walk.sigmas(call);
         let output = output_at(walk, &x, from, call)?;
         let clean = bounded(walk, clean_at(walk, &x, &output, from));
@@ -198,7 +198,7 @@ fn dpm2_with(
     mut x: Latents,
     ancestral: bool,
 ) -> Result<Latents, SamplingError> {
-    for step in walk.plan.first / 2..walk.plan.sigmas.len() - 1 {
+    for step in walk.plan.first / 2..walk.calls().end.div_ceil(2) {
         let (from, to) = walk.sigmas(step);
         let (middle, call) = (walk.plan.middles[step], 2 * step);
         let output = output_at(walk, &x, from, call)?;

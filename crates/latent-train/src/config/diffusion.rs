@@ -180,6 +180,20 @@ impl Default for Sampling {
 }
 
 impl DiffusionConfig {
+    /// Refuses a U-Net that is told what a data set does not hold.
+    fn check_told(&self) -> Result<(), Fault> {
+        need(
+            self.unet.addition_embed_type.is_none(),
+            "unet.addition_embed_type",
+            || "cannot be trained here; leave it out".into(),
+        )?;
+        need(
+            self.unet.time_cond_proj_dim.is_none(),
+            "unet.time_cond_proj_dim",
+            || "is for distillation over guidance, which is not trained here; leave it out".into(),
+        )
+    }
+
     /// Where latents and text states are kept.
     pub fn cache_folder(&self) -> PathBuf {
         match &self.cache {
@@ -199,6 +213,7 @@ impl StageConfig for DiffusionConfig {
         self.data.check()?;
         self.optimizer.check()?;
         self.augment.check(self.data.size)?;
+        self.check_told()?;
         let odds = 0.0..=1.0;
         need(
             odds.contains(&self.caption_dropout),

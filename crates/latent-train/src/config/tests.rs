@@ -139,3 +139,20 @@ fn a_perceptual_loss_needs_its_network() {
         "{error}"
     );
 }
+
+#[test]
+fn a_unet_that_is_told_what_no_data_set_holds_is_refused() {
+    for (key, more) in [
+        (
+            "addition_embed_type",
+            "addition_embed_type = \"text_time\"\naddition_time_embed_dim = 4\n\
+             projection_class_embeddings_input_dim = 30",
+        ),
+        ("time_cond_proj_dim", "time_cond_proj_dim = 8"),
+    ] {
+        let text = committed("core-diffusion.toml");
+        let text = text.replacen("[unet]", &format!("[unet]\n{more}"), 1);
+        let error = DiffusionConfig::parse(&text, Path::new("x.toml")).expect_err("refused");
+        assert!(error.to_string().contains(key), "{error}");
+    }
+}
