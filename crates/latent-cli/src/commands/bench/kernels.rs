@@ -32,7 +32,7 @@ struct Case {
 impl Kernels {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
         terminal.note(format_args!("kernels: {}", instruction_set()));
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             if precision == Precision::Bf16 && Precision::best() != Precision::Bf16 {
                 terminal
                     .note("bf16: this machine has no instructions for it, so it is not measured");
@@ -87,9 +87,16 @@ fn cases(precision: Precision) -> Vec<Case> {
     ] {
         cases.push(conv(side, [ci, co], precision));
     }
-    for (positions, keys, heads, head_dim) in
-        [(4096, 4096, 8, 40), (1024, 1024, 8, 80), (4096, 77, 8, 40)]
-    {
+    if precision == Precision::Int8 {
+        // Attention is never made of bytes.
+        return cases;
+    }
+    for (positions, keys, heads, head_dim) in [
+        (4096, 4096, 8, 40),
+        (4096, 4096, 10, 64),
+        (1024, 1024, 8, 80),
+        (4096, 77, 8, 40),
+    ] {
         let shape = AttentionShape {
             batch: 1,
             heads,

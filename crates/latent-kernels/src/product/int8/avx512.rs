@@ -58,12 +58,27 @@ unsafe fn sized<const R: usize, const V: usize>(t: &Tile<'_>) {
                     _mm512_mask_storeu_epi32(c.cast(), there(j), sums[i][j]);
                 }
             }
-            return;
+        } else {
+            finish(t, sums);
         }
+    }
+}
+
+/// Writes the values that whole sums stand for.
+///
+/// # Safety
+/// As [`Kernel::tile`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn finish<const R: usize, const V: usize>(t: &Tile<'_>, sums: [[__m512i; V]; R]) {
+    let mask = u16::MAX >> (LANES - t.last);
+    let there = |j: usize| if j + 1 < V { u16::MAX } else { mask };
+    let mut values = [[_mm512_setzero_ps(); V]; R];
+    // SAFETY: the caller's promise; scales, offsets and bias are padded to whole vectors, masks cover the rest.
+    unsafe {
         let offsets: [__m512i; V] =
             std::array::from_fn(|j| _mm512_loadu_si512(t.offsets.add(j * LANES).cast()));
         let scales: [__m512; V] = std::array::from_fn(|j| _mm512_loadu_ps(t.scales.add(j * LANES)));
-        let mut values = [[_mm512_setzero_ps(); V]; R];
         for i in 0..R {
             for j in 0..V {
                 let whole = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[i][j], offsets[j]));
