@@ -86,12 +86,11 @@ fn an_embedding_of_stable_diffusion_xl_is_read_by_both_text_encoders() {
         .expect("a file");
     let model = fixtures().join("sdxl-tiny");
     let pipeline = builder().embedding(&file, None).open(&model).expect("open");
-    let (second, tokenizer) = pipeline.second_text().expect("a second encoder");
+    let (_, tokenizer) = pipeline.second_text().expect("a second encoder");
     let first = pipeline.tokenizer().expect("a first tokenizer");
     for tokenizer in [first, tokenizer] {
         assert_eq!(tokenizer.encode("style").pieces, ["style", "style_1"]);
     }
-    assert!(second.config().vocab_size > 0);
     let request = Request::new("style").steps(2).size(32, 32);
     let with = pipeline.generate(&request).expect("drawn");
     let plain = builder().open(&model).expect("open").generate(&request);
