@@ -6,8 +6,8 @@ use burn::tensor::Tensor;
 use common::{Expected, close, compute, fixture};
 use latent_formats::{Dtype, SafetensorsWriter, Weights};
 use latent_models::{
-    AutoencoderTiny, ControlNet, Embedding, FileKind, Layout, Lora, ModelFolder, Residuals,
-    Strength, TinyDecoder, UNet2dCondition, UNetCondition, recognise,
+    AutoencoderTiny, ControlNet, Embedding, FileKind, Layout, Lora, ModelFolder, PredictionType,
+    Residuals, Strength, TinyDecoder, UNet2dCondition, UNetCondition, recognise,
 };
 use latent_nn::{export_parameters, ops, to_host};
 
@@ -150,6 +150,15 @@ fn a_controlnet_for_another_unet_is_refused() {
 }
 
 #[test]
+fn a_controlnet_in_front_of_stable_diffusion_xl_is_refused_by_name() {
+    let folder = ModelFolder::open(&fixture("sdxl-tiny")).unwrap();
+    let network = fixture("adapters/controlnet");
+    let refused = ControlNet::load(&network, folder.unet_config(), &compute()).unwrap_err();
+    let message = refused.to_string();
+    assert!(message.contains("Stable Diffusion XL"), "{message}");
+}
+
+#[test]
 fn an_embedding_of_each_container_gives_the_states_of_diffusers() {
     let expected = Expected::open("adapters");
     let folder = base();
@@ -285,6 +294,62 @@ fn the_names_of_files_for_two_text_encoders_and_of_the_authors_layout_are_unders
 }
 
 #[test]
+fn a_lora_for_two_text_encoders_changes_both_and_the_unet() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = || {
+        let config = fixture("sdxl-tiny");
+        ModelFolder::open_file(&config.join("model_sgm.safetensors"), Some(&config)).unwrap()
+    };
+    let layers = [
+        ("lora_te1_text_model_encoder_layers_0_mlp_fc1", 24, 48),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1", 32, 64),
+        (
+            "lora_te2_text_model_encoder_layers_1_self_attn_v_proj",
+            32,
+            32,
+        ),
+        ("lora_te2_text_projection", 32, 40),
+        ("lora_unet_time_embedding_linear_1", 8, 32),
+    ];
+    let mut tensors = Vec::new();
+    for (layer, width, out) in layers {
+        tensors.push((format!("{layer}.lora_down.weight"), [1, width]));
+        tensors.push((format!("{layer}.lora_up.weight"), [out, 1]));
+    }
+    let ones = vec![1.0; 64];
+    let mut writer = SafetensorsWriter::new();
+    for (name, shape) in &tensors {
+        let values = &ones[..shape[0] * shape[1]];
+        writer = writer.f32(name, shape, values, Dtype::F32).unwrap();
+    }
+    let path = place.path().join("lora.safetensors");
+    writer.write(&path).unwrap();
+    let lora = Lora::open(&path).unwrap();
+    let (merged, reports) = Lora::merge(&[(lora, Strength::all(0.5))], folder()).unwrap();
+    assert_eq!(reports[0].warning(), None);
+    for (part, layer) in [
+        ("text_encoder", "text_model.encoder.layers.0.mlp.fc1"),
+        ("text_encoder_2", "text_model.encoder.layers.0.mlp.fc1"),
+        (
+            "text_encoder_2",
+            "text_model.encoder.layers.1.self_attn.v_proj",
+        ),
+        ("text_encoder_2", "text_projection"),
+        ("unet", "time_embedding.linear_1"),
+    ] {
+        let [before, after] = [&folder(), &merged].map(|folder| {
+            let weights = folder.part_weights(part).unwrap().unwrap();
+            weights.read_f32(&format!("{layer}.weight")).unwrap()
+        });
+        let apart = before.iter().zip(&after).map(|(a, b)| b - a);
+        for difference in apart {
+            assert!((difference - 0.5).abs() < 1e-5, "{part}/{layer}");
+        }
+    }
+    merged.text_encoder_2(&compute()).unwrap().unwrap();
+}
+
+#[test]
 fn merging_leaves_what_the_file_does_not_name_and_strength_zero_changes_nothing() {
     let (folder, ..) = merged("lora_kohya.safetensors", Strength::all(0.0));
     let [found, before] = [folder, base()].map(|folder| folder.unet(&compute()).unwrap());
@@ -407,6 +472,52 @@ fn a_folder_written_as_one_file_and_back_has_the_same_tensors() {
         let velocity = if model == "sd2-tiny" { "v" } else { "epsilon" };
         assert_eq!(metadata["modelspec.prediction_type"], velocity);
     }
+}
+
+#[test]
+fn a_checkpoint_of_stable_diffusion_xl_is_written_as_its_folder_and_not_back() {
+    let place = tempfile::tempdir().unwrap();
+    for (model, parts) in [
+        (
+            "sdxl-tiny",
+            &["unet", "vae", "text_encoder", "text_encoder_2"][..],
+        ),
+        ("sdxl-refiner-tiny", &["unet", "vae", "text_encoder_2"][..]),
+    ] {
+        let config = fixture(model);
+        let folder = ModelFolder::open(&config).unwrap();
+        let file = config.join("model_sgm.safetensors");
+        let single = ModelFolder::open_file(&file, Some(&config)).unwrap();
+        let back = place.path().join(model);
+        single.convert(&back, Layout::Diffusers, None).unwrap();
+        let back = ModelFolder::open(&back).unwrap();
+        back.tokenizer_2().unwrap().unwrap();
+        for part in parts {
+            let [before, after] =
+                [&folder, &back].map(|folder| folder.part_weights(part).unwrap().unwrap());
+            for name in after.names() {
+                assert_eq!(
+                    before.read_f32(name).unwrap(),
+                    after.read_f32(name).unwrap(),
+                    "{model}/{part}/{name}"
+                );
+            }
+        }
+        let one = place.path().join("one.safetensors");
+        let error = folder.convert(&one, Layout::Single, None).unwrap_err();
+        assert!(error.to_string().contains("--layout diffusers"), "{error}");
+    }
+    // What a file predicts, said by who opens it, is in the folder's scheduler.
+    let file = fixture("sd2-tiny/model_ldm.safetensors");
+    let asked = Some(PredictionType::Epsilon);
+    let single = ModelFolder::open_file_predicting(&file, Some(&fixture("sd2-tiny")), asked);
+    let back = place.path().join("epsilon");
+    single
+        .unwrap()
+        .convert(&back, Layout::Diffusers, None)
+        .unwrap();
+    let config = ModelFolder::open(&back).unwrap().scheduler_config();
+    assert_eq!(config.unwrap()["prediction_type"], "epsilon");
 }
 
 #[test]

@@ -134,15 +134,9 @@ impl<'a> Refining<'a> {
     }
 }
 
-/// Goes on from latents that another run left at the request's `denoising_start`.
-pub(crate) fn refine(
-    pipeline: &Pipeline,
-    request: &Request,
-    latents: &Latents,
-    progress: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
-) -> Result<Generated, Error> {
-    let factor = pipeline.downsampling();
-    let [n, channels, h, w] = latents.shape();
+/// Refuses latents that are not those of the request and the model.
+fn check_given(pipeline: &Pipeline, request: &Request, latents: &Latents) -> Result<(), Error> {
+    let [n, channels, ..] = latents.shape();
     if request.denoising_start.is_none() {
         return Err(Error::Request(
             "latents are given, and not how noisy they are; set `denoising_start` to where their run ended".into(),
@@ -166,6 +160,18 @@ pub(crate) fn refine(
             seeds.len()
         )));
     }
+    Ok(())
+}
+
+/// Goes on from latents that another run left at the request's `denoising_start`.
+pub(crate) fn refine(
+    pipeline: &Pipeline,
+    request: &Request,
+    latents: &Latents,
+    progress: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Result<Generated, Error> {
+    check_given(pipeline, request, latents)?;
+    let (factor, [.., h, w]) = (pipeline.downsampling(), latents.shape());
     let request = Request {
         width: Some(w * factor),
         height: Some(h * factor),

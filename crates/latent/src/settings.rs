@@ -90,6 +90,13 @@ impl Settings {
         if self.guidance_rescale > 0.0 {
             let _ = write!(text, ", CFG Rescale: {}", self.guidance_rescale);
         }
+        self.write_beside(&mut text);
+        let _ = write!(text, ", Version: latent {}", env!("CARGO_PKG_VERSION"));
+        text
+    }
+
+    /// What goes beside a plain picture's settings.
+    fn write_beside(&self, text: &mut String) {
         if !self.adapters.is_empty() {
             let _ = write!(text, ", Adapters: {}", quoted(&self.adapters.join(", ")));
         }
@@ -114,8 +121,6 @@ impl Settings {
         for (key, value) in &self.further {
             let _ = write!(text, ", {key}: {}", quoted(value));
         }
-        let _ = write!(text, ", Version: latent {}", env!("CARGO_PKG_VERSION"));
-        text
     }
 
     /// The schedule as A1111 1.9 and later write it beside the sampler.

@@ -74,6 +74,32 @@ fn equals_diffusers(name: &str, builder: Builder) -> Generated {
 }
 
 #[test]
+fn an_embedding_of_stable_diffusion_xl_is_read_by_both_text_encoders() {
+    let place = tempfile::tempdir().expect("a folder");
+    let file = place.path().join("style.safetensors");
+    let vectors = vec![0.5; 64];
+    SafetensorsWriter::new()
+        .f32("clip_l", &[2, 24], &vectors[..48], Dtype::F32)
+        .and_then(|writer| writer.f32("clip_g", &[2, 32], &vectors, Dtype::F32))
+        .expect("tensors")
+        .write(&file)
+        .expect("a file");
+    let model = fixtures().join("sdxl-tiny");
+    let pipeline = builder().embedding(&file, None).open(&model).expect("open");
+    let (_, tokenizer) = pipeline.second_text().expect("a second encoder");
+    let first = pipeline.tokenizer().expect("a first tokenizer");
+    for tokenizer in [first, tokenizer] {
+        assert_eq!(tokenizer.encode("style").pieces, ["style", "style_1"]);
+    }
+    let request = Request::new("style").steps(2).size(32, 32);
+    let with = pipeline.generate(&request).expect("drawn");
+    let plain = builder().open(&model).expect("open").generate(&request);
+    assert_ne!(with.latents, plain.expect("drawn").latents);
+    let lone = builder().embedding(adapter("embedding_a1111.pt"), None);
+    assert!(lone.open(&model).is_err(), "vectors of one width");
+}
+
+#[test]
 fn a_lora_of_each_dialect_and_strength_equals_diffusers() {
     equals_diffusers("base_ddim", builder());
     for file in ["lora_kohya.safetensors", "lora_peft.safetensors"] {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use latent::{Generated, Picture, Pipeline, Precision, Request};
+use latent::{Generated, MicroConditioning, Picture, Pipeline, Precision, Request};
 use serde_json::Value;
 
 fn fixtures(name: &str) -> PathBuf {
@@ -19,8 +19,15 @@ fn open(folder: &Path) -> Pipeline {
     builder.open(folder).expect("the tiny model opens")
 }
 
+/// A tiny model of `latent-models`.
+fn model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../latent-models/tests/fixtures")
+        .join(name)
+}
+
 fn sd1() -> Pipeline {
-    open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../latent-models/tests/fixtures/sd1-tiny"))
+    open(&model("sd1-tiny"))
 }
 
 /// What a folder of fixtures holds.
@@ -57,18 +64,18 @@ impl Expected {
         bytes.chunks_exact(8).map(value).collect()
     }
 
-    /// `[1, 3, 64, 64]` as a picture.
+    /// `[1, 3, side, side]` as a picture.
     fn picture(&self) -> Picture {
         let planes = self.bytes("i2i/picture_u8").expect("the picture");
-        let plane = 64 * 64;
+        let plane = planes.len() / 3;
         let rgb = (0..plane).flat_map(|at| [0, 1, 2].map(|c| planes[c * plane + at]));
-        Picture::new(64, 64, rgb.collect()).expect("a picture")
+        Picture::new(plane.isqrt(), plane.isqrt(), rgb.collect()).expect("a picture")
     }
 
     fn mask(&self) -> Picture {
         let mask = self.bytes("i2i/mask").expect("the mask");
         let rgb = mask.iter().flat_map(|&white| [white * 255; 3]).collect();
-        Picture::new(64, 64, rgb).expect("a mask")
+        Picture::new(mask.len().isqrt(), mask.len().isqrt(), rgb).expect("a mask")
     }
 
     /// The request of picture `k` of a run.
@@ -89,7 +96,13 @@ impl Expected {
         let masked = run["tensor_args"]
             .as_array()
             .is_some_and(|args| args.contains(&"mask_image".into()));
+        let score = |key: &str| call[key].as_f64().map(|score| score as f32);
         Request {
+            micro_conditioning: MicroConditioning {
+                aesthetic_score: score("aesthetic_score"),
+                negative_aesthetic_score: score("negative_aesthetic_score"),
+                ..MicroConditioning::default()
+            },
             prompt: text("prompt"),
             negative_prompt: text("negative_prompt"),
             steps: run["steps"].as_u64().map(|steps| steps as usize),
@@ -152,6 +165,64 @@ fn image_to_image_and_inpainting_equal_diffusers() {
     check_all(&expected, &sd1(), |name| {
         1 + usize::from(name.ends_with("batch2"))
     });
+}
+
+#[test]
+fn stable_diffusion_xl_and_its_refiner_start_from_pictures_as_diffusers_does() {
+    for name in ["sdxl-tiny", "sdxl-refiner-tiny"] {
+        let expected = Expected::open(&format!("{name}-modes"));
+        check_all(&expected, &open(&model(name)), |_| 1);
+    }
+}
+
+/// The second pass is image to image, and told the larger size.
+#[test]
+fn a_second_pass_of_stable_diffusion_xl_is_told_its_own_size() {
+    let pipeline = open(&model("sdxl-tiny"));
+    let small = Request::new("a fox").steps(2).size(32, 32);
+    let large = small.clone().hires(latent::Hires::new(2.0));
+    let drawn = |request: &Request| pipeline.generate(request).expect("drawn");
+    let own = drawn(&large);
+    assert_eq!((own.pictures[0].width(), own.latents.shape()[2]), (64, 16));
+    let told = |size| {
+        let mut request = large.clone();
+        request.micro_conditioning.original_size = Some(size);
+        request.micro_conditioning.target_size = Some(size);
+        drawn(&request).latents
+    };
+    assert_ne!(own.latents, told([32, 32]));
+}
+
+/// The base draws over the picture, the refiner ends the same run.
+#[test]
+fn a_refiner_goes_on_from_image_to_image_and_is_refused_with_masks_and_second_passes() {
+    let both = || {
+        let base = open(&model("sdxl-tiny"));
+        let refiner = open(&model("sdxl-refiner-tiny"));
+        base.with_refiner(refiner).expect("they fit")
+    };
+    let expected = Expected::open("sdxl-tiny-modes");
+    let request = Request::new("a fox").steps(10);
+    let started = request.clone().init(expected.picture()).strength(0.6);
+    let drawn = both().generate(&started).expect("drawn");
+    assert_eq!(drawn.timesteps.len(), 6);
+    let falls = |pair: &[f64]| pair[0] > pair[1];
+    assert!(
+        drawn.timesteps.windows(2).all(falls),
+        "{:?}",
+        drawn.timesteps
+    );
+    let masked = started.mask(expected.mask());
+    for (request, word) in [
+        (masked, "mask"),
+        (
+            request.size(32, 32).hires(latent::Hires::new(2.0)),
+            "larger size",
+        ),
+    ] {
+        let error = both().generate(&request).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("refiner"), "{error}");
+    }
 }
 
 /// Of a batch diffusers draws the masked picture's latents from the first picture's generator for all of them; here
