@@ -107,6 +107,11 @@ impl PackedMatrix {
         }
     }
 
+    /// Units of the whole weight.
+    pub(crate) fn units(&self) -> usize {
+        self.data.len()
+    }
+
     pub(crate) fn panels(&self) -> Panels<'_> {
         Panels {
             data: &self.data,
@@ -123,7 +128,7 @@ impl PackedMatrix {
 /// Most units of packed rows in a task, so that they and a panel fit the second-level cache.
 pub(crate) const TASK_UNITS: usize = 64 * 1024;
 /// Most units of packed rows in a task: a weight that exceeds the second-level cache is read once a task.
-const MOST_UNITS: usize = 384 * 1024;
+pub(crate) const MOST_UNITS: usize = 384 * 1024;
 /// Rows of a task are a multiple of this, so that most tiles are full.
 const STEP: usize = 32;
 /// Fewest rows that pay for a task.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::ConvShape;
 use super::plan::{Axis, Phase, Plan};
 use crate::isa::Precision;
-use crate::linear::{PackedMatrix, TASK_ROWS, TASK_UNITS, TASKS};
+use crate::linear::{MOST_UNITS, PackedMatrix, TASK_ROWS, TASK_UNITS, TASKS};
 use crate::product::int8::{ZERO, fill_activations, largest, scale};
 use crate::product::pack::{fill_panel, fill_panel_by_column, fill_row, units, values_per_unit};
 use crate::product::{LANES, PANEL, Part, Product, Row};
@@ -274,11 +274,28 @@ fn largest_of_each(x: &[f32], n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Which part of the output a task computes: whole pictures, or lines of one.
+/// Units of a weight from which on it pays to read it only once: 4 MiB, more than a core's own cache.
+const HEAVY: usize = 1 << 20;
+/// Most output pixels, of all pictures, among which such a weight is not shared out.
+const FEW: usize = 1024;
+/// Parts of a heavy weight's columns.
+const COLUMN_TASKS: usize = 10;
+
+/// Which part of the output a task computes: whole pictures, or lines of one, and some channels of them.
 struct Task {
     pictures: std::ops::Range<usize>,
     /// Lines of a phase.
     lines: std::ops::Range<usize>,
+    columns: std::ops::Range<usize>,
+}
+
+/// How an output falls into tasks; it does not depend on the threads.
+struct Cut {
+    /// Pictures of a task, and lines of each.
+    pictures: usize,
+    lines: usize,
+    /// Columns of a task, whole panels.
+    columns: usize,
 }
 
 /// The input lines of a task, in units, with their border.
@@ -299,25 +316,46 @@ impl Walk<'_> {
         let pixel = units(self.from.c, self.w.precision);
         let (lines, columns) = (self.to.h.div_ceil(y.step), self.to.w.div_ceil(x.step));
         let line_units = x.extent(columns) * y.stride * pixel;
-        let line_rows = y.step * self.to.w;
-        let wanted = (lines * self.to.n)
-            .div_ceil(TASKS)
-            .max(TASK_ROWS.div_ceil(line_rows));
-        let wanted = wanted.min(TASK_UNITS / line_units.max(1)).max(1);
-        let (at_once, lines_at_once) = ((wanted / lines).max(1), wanted.min(lines));
+        let cut = self.cut(lines, line_units, y.step * self.to.w);
         let out = Output::new(out);
-        let bands = lines.div_ceil(lines_at_once);
-        (0..self.to.n.div_ceil(at_once) * bands)
+        let bands = lines.div_ceil(cut.lines);
+        let parts = self.to.c.div_ceil(cut.columns);
+        (0..self.to.n.div_ceil(cut.pictures) * bands * parts)
             .into_par_iter()
             .with_max_len(1)
             .for_each(|i| {
-                let (pictures, first) = (i / bands * at_once, i % bands * lines_at_once);
+                let (i, column) = (i / parts, i % parts * cut.columns);
+                let (pictures, first) = (i / bands * cut.pictures, i % bands * cut.lines);
                 let task = Task {
-                    pictures: pictures..self.to.n.min(pictures + at_once),
-                    lines: first..lines.min(first + lines_at_once),
+                    pictures: pictures..self.to.n.min(pictures + cut.pictures),
+                    lines: first..lines.min(first + cut.lines),
+                    columns: column..self.to.c.min(column + cut.columns),
                 };
                 with_scratch(|scratch| self.compute(&task, scratch, out));
             });
+    }
+
+    /// Tasks for `lines` of a phase, of `line_units` units before and `line_rows` pixels after the convolution.
+    ///
+    /// A task's lines and a part of a panel fit a core's cache. Where a weight does not, and pixels are few, tasks
+    /// share out its columns instead, and each reads its own once.
+    fn cut(&self, lines: usize, line_units: usize, line_rows: usize) -> Cut {
+        let weight: usize = self.w.matrices.iter().map(PackedMatrix::units).sum();
+        let few = self.to.n * self.to.h * self.to.w <= FEW;
+        let (wanted, most, columns) = if few && weight >= HEAVY {
+            let panels = self.to.c.div_ceil(PANEL).div_ceil(COLUMN_TASKS);
+            (lines * self.to.n, MOST_UNITS, panels * PANEL)
+        } else {
+            let even = (lines * self.to.n).div_ceil(TASKS);
+            let enough = even.max(TASK_ROWS.div_ceil(line_rows));
+            (enough, TASK_UNITS, self.to.c.next_multiple_of(PANEL))
+        };
+        let wanted = wanted.min(most / line_units.max(1)).max(1);
+        Cut {
+            pictures: (wanted / lines).max(1),
+            lines: wanted.min(lines),
+            columns,
+        }
     }
 
     /// Writes the task's part of `out`.
@@ -345,7 +383,7 @@ impl Walk<'_> {
                 length,
                 a_step: 1,
                 b: matrix.panels(),
-                columns: 0..self.to.c,
+                columns: task.columns.clone(),
                 bias: bias.then_some(&scratch.values),
                 add: false,
             };
