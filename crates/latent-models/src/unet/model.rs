@@ -41,6 +41,10 @@ pub struct UNet2dCondition {
 
 /// What the U-Net is told of the picture.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one value a run, which holds handles of tensors"
+)]
 pub enum UNetCondition {
     /// Text states `[n, l, cross_attention_dim]`.
     Text(Tensor<3>),

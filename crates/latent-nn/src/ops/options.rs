@@ -71,7 +71,6 @@ impl LinearOptions {
         Self {
             weight_use: WeightUse::Once,
             precision: self.precision.floating(),
-            ..self
         }
     }
 }

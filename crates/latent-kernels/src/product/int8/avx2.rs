@@ -1,6 +1,11 @@
 //! Tiles of bytes in registers of 256 bits: every second byte of both operands as 16-bit numbers, whose products
 //! are added up in pairs without loss.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "rows of sums, of pointers and of the tile go together by their number"
+)]
+
 use std::arch::x86_64::*;
 
 use super::super::avx2::{HALF, mask};

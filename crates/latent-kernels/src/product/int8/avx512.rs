@@ -1,5 +1,10 @@
 //! Tiles of bytes in 32 registers of 512 bits (AVX-512 VNNI): up to 24 hold sums, the rest the right operand.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "rows of sums, of pointers and of the tile go together by their number"
+)]
+
 use std::arch::x86_64::*;
 
 use super::super::avx512::sized_tiles;
