@@ -80,7 +80,7 @@ pub(crate) enum PrecisionFlag {
     F32,
     /// Operands rounded to bfloat16, sums in single precision.
     Bf16,
-    /// The U-Net's layers in 8 bits, everything else as with auto: half of bf16's memory; on a CPU only.
+    /// The U-Net's layers in 8 bits, everything else as with auto: half of bf16's memory for its weights; on a CPU only.
     Int8,
 }
 
