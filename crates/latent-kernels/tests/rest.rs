@@ -320,7 +320,7 @@ fn norms_and_sums() -> [Vec<f32>; 6] {
 
 #[test]
 fn every_result_has_the_same_bits_for_any_number_of_threads() {
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
@@ -338,8 +338,14 @@ fn every_result_has_the_same_bits_for_any_number_of_threads() {
 
 #[test]
 fn the_first_of_a_batch_has_the_bits_it_has_alone() {
-    for precision in [Precision::F32, Precision::Bf16] {
-        for (h, ci, co, upsample) in [(4, 32, 80, false), (20, 8, 24, true), (33, 16, 16, false)] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        for (h, ci, co, upsample) in [
+            (4, 32, 80, false),
+            (20, 8, 24, true),
+            (33, 16, 16, false),
+            // Its columns are shared out among tasks.
+            (3, 500, 700, false),
+        ] {
             let s = |n| ConvShape {
                 n,
                 h,

@@ -207,10 +207,9 @@ fn generation_is_measured(model: &Path, data: &Path, judge: &Path) {
         text(judge),
     ];
     let shown = run(flags.into_iter().chain(folders)).fine().stdout;
-    assert!(
-        shown.contains("right concept") && shown.contains("near copies"),
-        "{shown}"
-    );
+    for figure in ["right concept", "the data's own pictures", "near copies"] {
+        assert!(shown.contains(figure), "no {figure}:\n{shown}");
+    }
 }
 
 /// Starts a training run that writes to nobody.

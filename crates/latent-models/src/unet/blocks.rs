@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_nn::{Init, ops};
 
-use super::config::UNet2dConditionConfig;
+use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig};
 use super::transformer::{KeysValues, Transformer2d, TransformerOptions};
 use crate::resample::{Downsample, Upsample};
 use crate::residual::{ResBlock, ResBlockOptions};
@@ -23,6 +23,21 @@ pub(super) struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// The way down and the middle, which a U-Net and its ControlNets share; each result on the way down adds its
+    /// width to `skips`.
+    pub(super) fn encoder(&mut self, skips: &mut Vec<usize>) -> (Vec<DownBlock>, Option<MidBlock>) {
+        let config = self.config;
+        let mut down_blocks = Vec::new();
+        for (level, kind) in config.down_block_types.iter().enumerate() {
+            let attends = *kind == DownBlockType::CrossAttention;
+            down_blocks.push(DownBlock::new(level, attends, skips, self));
+        }
+        let mid_block = config
+            .mid_block_type
+            .map(|kind| MidBlock::new(kind == MidBlockType::CrossAttention, self));
+        (down_blocks, mid_block)
+    }
+
     fn residual(&mut self, channels: [usize; 2]) -> ResBlock {
         let options = ResBlockOptions {
             groups: self.config.norm_num_groups,

@@ -9,7 +9,7 @@ use latent_nn::layers::{Conv2d, Sinusoid, TimestepEmbedding, timestep_sinusoid};
 use latent_nn::{Compute, Init, Precision, ops};
 
 use super::blocks::{Builder, DownBlock, MidBlock, Told};
-use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig};
+use super::config::UNet2dConditionConfig;
 use super::controlnet_config::ControlNetConfig;
 use super::transformer::KeysValues;
 use crate::config::{self, ModelConfig};
@@ -153,14 +153,7 @@ impl ControlNet {
         let controlnet_cond_embedding = PictureEmbedding::new(config, init);
         let mut skips = vec![channels[0]];
         let mut builder = Builder { config: unet, init };
-        let mut down_blocks = Vec::new();
-        for (level, kind) in config.down_block_types.iter().enumerate() {
-            let attends = *kind == DownBlockType::CrossAttention;
-            down_blocks.push(DownBlock::new(level, attends, &mut skips, &mut builder));
-        }
-        let mid_block = config
-            .mid_block_type
-            .map(|kind| MidBlock::new(kind == MidBlockType::CrossAttention, &mut builder));
+        let (down_blocks, mid_block) = builder.encoder(&mut skips);
         let mut plain = |width: usize| Conv2d::new([width; 2], 1, builder.init);
         Ok(Self {
             conv_in,

@@ -11,7 +11,7 @@ use latent_nn::layers::{
 use latent_nn::{Compute, Init, Precision, ops};
 
 use super::blocks::{Builder, DownBlock, MidBlock, Told, UpBlock};
-use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig, UpBlockType};
+use super::config::{UNet2dConditionConfig, UpBlockType};
 use super::controlnet::Residuals;
 use super::transformer::KeysValues;
 use crate::config::{self, ModelConfig};
@@ -103,14 +103,7 @@ impl UNet2dCondition {
             added_width.map(|width| TimestepEmbedding::new([width, time_width], init));
         let mut skips = vec![channels[0]];
         let mut builder = Builder { config, init };
-        let mut down_blocks = Vec::new();
-        for (level, kind) in config.down_block_types.iter().enumerate() {
-            let attends = *kind == DownBlockType::CrossAttention;
-            down_blocks.push(DownBlock::new(level, attends, &mut skips, &mut builder));
-        }
-        let mid_block = config
-            .mid_block_type
-            .map(|kind| MidBlock::new(kind == MidBlockType::CrossAttention, &mut builder));
+        let (down_blocks, mid_block) = builder.encoder(&mut skips);
         let mut up_blocks = Vec::new();
         let mut channels_in = channels[channels.len() - 1];
         for (kind, level) in config.up_block_types.iter().zip((0..channels.len()).rev()) {
