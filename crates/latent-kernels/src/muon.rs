@@ -7,12 +7,6 @@ use crate::linear::{PackedMatrix, linear};
 use crate::optimizer::average;
 use crate::pointwise::CHUNK;
 
-/// Rounds of the iteration, and its polynomial, which is steep at 0 so that few rounds do.
-///
-/// Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
-const ROUNDS: usize = 5;
-const POLYNOMIAL: [f32; 3] = [3.4445, -4.7750, 2.0315];
-
 /// Muon's numbers at one step.
 ///
 /// Source: Jordan et al. 2024; the step's length, which makes AdamW's learning rate and decay fit, is that of Liu et
@@ -30,6 +24,13 @@ pub struct Muon {
 }
 
 impl Muon {
+    /// Rounds of the iteration.
+    ///
+    /// Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
+    pub const ROUNDS: usize = 5;
+    /// Its polynomial `a x + b x^3 + c x^5`, which is steep at 0 so that few rounds do.
+    pub const POLYNOMIAL: [f32; 3] = [3.4445, -4.7750, 2.0315];
+
     /// Adds the gradients `g * grad_scale` to the memory `m`, both `[rows, ..]`: the direction to go against.
     ///
     /// # Panics
@@ -98,13 +99,13 @@ fn orthogonalised(x: Vec<f32>, rows: usize, columns: usize, precision: Precision
         let turned = orthogonalised(transposed(&x, rows, columns), columns, rows, precision);
         return transposed(&turned, columns, rows);
     }
-    let [a, b, c] = POLYNOMIAL;
+    let [a, b, c] = Muon::POLYNOMIAL;
     let length = crate::sum_of_squares(&x).sqrt() as f32 + 1e-7;
     let mut x: Vec<f32> = x.into_iter().map(|value| value / length).collect();
     let mut gram = vec![0.0; rows * rows];
     let mut factor = vec![0.0; rows * rows];
     let mut next = vec![0.0; x.len()];
-    for _ in 0..ROUNDS {
+    for _ in 0..Muon::ROUNDS {
         // Both factors of each product are needed by rows: x x^T, and the square of a symmetric matrix.
         let by_rows = PackedMatrix::pack(&x, rows, columns, precision);
         linear(&x, &by_rows, None, None, &mut gram);

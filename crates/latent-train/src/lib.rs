@@ -7,7 +7,7 @@
 //! use latent_train::{Options, StageKind, run};
 //!
 //! # fn main() -> Result<(), latent_train::TrainError> {
-//! let config = "configs/core-autoencoder.toml".as_ref();
+//! let config = "configs/autoencoder.toml".as_ref();
 //! let finished = run(StageKind::Autoencoder, config, &Options::default(), &mut |event| println!("{event:?}"))?;
 //! # Ok(())
 //! # }

@@ -17,9 +17,9 @@ use crate::terminal::Terminal;
 /// Measure a model on a data set.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  latent eval reconstruction --data data/core/heldout
-  latent eval reconstruction --model runs/core-autoencoder/model --data data/core/heldout --judge runs/judge/model
-  latent eval generation --judge runs/judge/model --data data/core/heldout --training data/core/train
+  latent eval reconstruction --data data/all/heldout
+  latent eval reconstruction --model runs/autoencoder/model --data data/all/heldout --judge runs/judge/model
+  latent eval generation --judge runs/judge/model --data data/all/heldout --training data/core/train
 
 A judge is what `latent train text-encoder` exports, trained apart from the model it measures. Fréchet distances
 shrink with the number of pictures: compare equal numbers only.")]

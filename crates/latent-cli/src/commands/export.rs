@@ -12,7 +12,7 @@ use crate::terminal::Terminal;
 /// Write the built-in model, or another with its weights rounded, as a folder in diffusers layout.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  latent export ./latent-model\n  \
-                        latent export ./half --model runs/core-diffusion/model --weights bf16\n  \
+                        latent export ./half --model runs/diffusion/model --weights bf16\n  \
                         python -c 'import diffusers; diffusers.StableDiffusionPipeline.from_pretrained(\"./latent-model\")'")]
 pub(crate) struct Export {
     /// The folder to make; it must not exist, or be empty.

@@ -14,10 +14,10 @@ use crate::terminal::{Meter, Terminal, duration, thousands};
 /// Train a stage on pictures with captions.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  latent train text-encoder configs/core-text-encoder.toml
-  latent train autoencoder configs/core-autoencoder.toml
-  latent train diffusion configs/core-diffusion.toml --device cpu
-  latent train diffusion configs/core-diffusion.toml --fresh      from step 0, checkpoints are deleted
+  latent train text-encoder configs/text-encoder.toml
+  latent train autoencoder configs/autoencoder.toml
+  latent train diffusion configs/diffusion.toml --device cpu
+  latent train diffusion configs/diffusion.toml --fresh      from step 0, checkpoints are deleted
 
 A run goes on from its newest checkpoint, to the bit: Ctrl-C writes one and stops, the same command resumes.
 The run's folder gets metrics.jsonl, loss.png, sample sheets, checkpoints, and at the end model/.")]

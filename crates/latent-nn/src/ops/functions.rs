@@ -85,6 +85,14 @@ pub fn attention(
     ))
 }
 
+/// Sums `x [rows, c]` over equal runs of rows: `[runs, c]`.
+///
+/// # Panics
+/// If the rows are no multiple of the runs.
+pub(crate) fn column_sums(x: Tensor<2>, runs: usize) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::latent_column_sums(x.into_dispatch(), runs))
+}
+
 /// Normalises groups of channels of `x [n, .., c]` with `weight [c]` and `bias [c]`.
 ///
 /// # Panics

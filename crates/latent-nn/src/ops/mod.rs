@@ -10,6 +10,8 @@ pub(crate) mod buffers;
 pub(crate) mod composed;
 pub(crate) mod flex;
 mod functions;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod options;
 pub(crate) mod pack;
 
@@ -17,6 +19,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
 pub use buffers::release_buffers;
+pub(crate) use functions::column_sums;
 pub use functions::{
     ConvArguments, activation, add, attention, concat, conv2d, geglu, gelu, group_norm, layer_norm,
     linear, quick_gelu, silu, to_nchw, to_nhwc, upsample_nearest,
@@ -294,6 +297,3 @@ pub trait LatentOps: Backend {
         composed::upsample_backward::<Self>(dy, size)
     }
 }
-
-#[cfg(feature = "gpu")]
-impl LatentOps for burn_cubecl::CubeBackend {}

@@ -106,11 +106,6 @@ impl Grads {
         }
     }
 
-    /// All gradients behind one another, in the order of their paths.
-    pub(super) fn joined(self) -> Tensor<1> {
-        Tensor::cat(self.0.into_values().collect(), 0)
-    }
-
     /// Values of one parameter's gradient, if it has one.
     pub fn get(&self, path: &str) -> Option<Vec<f32>> {
         self.0.get(path).map(|gradient| to_host(gradient.clone()).0)

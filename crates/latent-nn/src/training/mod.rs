@@ -6,6 +6,7 @@ mod flat;
 mod gradients;
 mod optimizer;
 mod side_by_side;
+mod stack;
 mod state;
 
 pub use average::AverageWarmup;

@@ -79,6 +79,16 @@ pub struct Step {
     pub average_decay: f32,
 }
 
+impl StepReport {
+    fn not_finite(grad_norm: f64) -> Self {
+        Self {
+            grad_norm,
+            clipped: false,
+            finite: false,
+        }
+    }
+}
+
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
@@ -130,7 +140,7 @@ impl Optimizer {
         }
     }
 
-    /// The same with `muon` for the matrices. Only the CPU has it.
+    /// The same with `muon` for the matrices.
     #[must_use]
     pub fn with_muon(mut self, muon: Option<Muon>) -> Self {
         self.muon = muon;
@@ -143,18 +153,32 @@ impl Optimizer {
     }
 
     /// Moves `module`'s parameters against `grads`.
-    ///
-    /// # Panics
-    /// If it has [`Muon`] and the model is on a GPU.
     pub fn step<M: Module>(&mut self, module: M, grads: Grads, step: Step) -> (M, StepReport) {
-        let grad_norm = grads.norm();
-        if !grad_norm.is_finite() {
-            let report = StepReport {
-                grad_norm,
-                clipped: false,
-                finite: false,
+        if grads.on_host() {
+            let grad_norm = grads.norm();
+            let Some((update, report)) = self.update(grad_norm, step) else {
+                return (module, StepReport::not_finite(grad_norm));
             };
-            return (module, report);
+            return (self.step_on_host(module, grads, update), report);
+        }
+        let mut flat = self.flat_for(&module, &grads);
+        let gathered = flat.gather(grads);
+        let grad_norm = gathered.norm();
+        let (module, report) = match self.update(grad_norm, step) {
+            Some((update, report)) => {
+                flat.step(gathered, &update);
+                (flat.put_into(module), report)
+            }
+            None => (module, StepReport::not_finite(grad_norm)),
+        };
+        self.flat = Some(flat);
+        (module, report)
+    }
+
+    /// What a step does with gradients of this norm; `None` if it is not finite, and the step is not counted.
+    fn update(&mut self, grad_norm: f64, step: Step) -> Option<(Update, StepReport)> {
+        if !grad_norm.is_finite() {
+            return None;
         }
         // torch's clip_grad_norm_, its 1e-6 included.
         let factor = step
@@ -179,17 +203,12 @@ impl Optimizer {
             grad_scale: factor as f32,
             average_decay: self.averages.then_some(step.average_decay),
         };
-        let module = if grads.on_host() {
-            self.step_on_host(module, grads, update)
-        } else {
-            self.step_on_device(module, grads, &update)
-        };
         let report = StepReport {
             grad_norm,
             clipped: factor < 1.0,
             finite: true,
         };
-        (module, report)
+        Some((update, report))
     }
 
     fn step_on_host<M: Module>(&mut self, module: M, mut grads: Grads, update: Update) -> M {
@@ -241,18 +260,17 @@ impl Optimizer {
             .collect()
     }
 
-    fn step_on_device<M: Module>(&mut self, module: M, grads: Grads, update: &Update) -> M {
-        assert!(self.muon.is_none(), "Muon runs on the CPU only");
-        if self.flat.as_ref().is_some_and(|flat| !flat.fits(&grads)) {
-            self.memory = self.all_memory().into_owned();
-            self.flat = None;
+    /// The parameters' tensors on the device, made anew if other parameters have gradients now.
+    fn flat_for<M: Module>(&mut self, module: &M, grads: &Grads) -> Flat {
+        if let Some(flat) = self.flat.take() {
+            if flat.fits(grads) {
+                return flat;
+            }
+            self.memory.extend(flat.memory());
         }
-        let (memory, averages) = (&self.memory, self.averages);
-        let flat = self
-            .flat
-            .get_or_insert_with(|| Flat::new(&module, &grads, memory, averages));
-        flat.step(grads, update);
-        flat.put_into(module)
+        let turns = self.muon.is_some();
+        let turned = |path: &str, shape: &[usize]| turns && Muon::moves(path, shape);
+        Flat::new(module, grads, &self.memory, self.averages, turned)
     }
 
     /// What is remembered, wherever it lies.

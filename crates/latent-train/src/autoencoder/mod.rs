@@ -79,7 +79,6 @@ impl Stretch<'_> {
         progress: &mut dyn FnMut(&Event),
     ) -> Result<Finished> {
         let config = self.config;
-        config.optimizer.fits(&self.compute)?;
         let run = &config.run;
         let loader = PictureLoader {
             pictures: Pictures::open(&config.data, Captions::Optional, run.seed)?,

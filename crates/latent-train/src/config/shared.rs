@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use latent_nn::training::{AdamW, Muon};
-use latent_nn::{Compute, Precision, Selected};
+use latent_nn::{Precision, Selected};
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, need};
-use crate::error::{Result, TrainError};
 use crate::schedule::{Ema, LearningRate};
 
 /// `[run]`: where results go, how long, how often.
@@ -191,7 +190,7 @@ pub enum Method {
     /// AdamW.
     #[default]
     Adamw,
-    /// Muon for the matrices between first and last layers, AdamW for the rest; needs fewer updates. On the CPU only.
+    /// Muon for the matrices between first and last layers, AdamW for the rest; needs fewer updates.
     Muon,
 }
 
@@ -230,16 +229,6 @@ impl Optimization {
             "optimizer.ema",
             || "needs `decay` in [0, 1), `power` and `inv_gamma` above 0".into(),
         )
-    }
-
-    /// An error if the optimiser cannot run where `compute` is.
-    pub(crate) fn fits(&self, compute: &Compute) -> Result<()> {
-        match self.method {
-            Method::Muon if !compute.is_cpu() => Err(TrainError::Other(
-                "`optimizer.method` is \"muon\", which runs on the CPU only; use \"adamw\" on a GPU".into(),
-            )),
-            _ => Ok(()),
-        }
     }
 
     /// Muon, where it is asked for, with the memory that its authors use.

@@ -12,7 +12,7 @@ fn committed(name: &str) -> String {
 
 /// What is said of a committed diffusion config with `from` replaced by `to`.
 fn fault(from: &str, to: &str) -> String {
-    let text = committed("core-diffusion.toml");
+    let text = committed("diffusion.toml");
     assert!(text.contains(from), "the config has `{from}`");
     let text = text.replacen(from, to, 1);
     let line = text[..text.find(to).unwrap_or(0)].lines().count();
@@ -73,7 +73,7 @@ fn an_unknown_key_of_the_model_is_refused_with_its_line() {
 
 #[test]
 fn a_missing_key_is_named() {
-    let text = committed("core-diffusion.toml");
+    let text = committed("diffusion.toml");
     let line = text
         .lines()
         .find(|line| line.starts_with("steps = "))
@@ -108,7 +108,7 @@ fn values_that_cannot_work_are_refused_with_key_and_line() {
             "pure noise",
         ),
     ] {
-        let text = committed("core-diffusion.toml").replacen(from, to, 1);
+        let text = committed("diffusion.toml").replacen(from, to, 1);
         let error = DiffusionConfig::parse(&text, Path::new("x.toml"))
             .expect_err("refused")
             .to_string();
@@ -121,7 +121,7 @@ fn values_that_cannot_work_are_refused_with_key_and_line() {
 
 #[test]
 fn an_autoencoder_needs_exactly_one_model_table() {
-    let text = committed("core-autoencoder.toml") + "\n[simple]\n";
+    let text = committed("autoencoder.toml") + "\n[simple]\n";
     let error = AutoencoderConfig::parse(&text, Path::new("x.toml"))
         .expect_err("refused")
         .to_string();
@@ -130,7 +130,7 @@ fn an_autoencoder_needs_exactly_one_model_table() {
 
 #[test]
 fn a_perceptual_loss_needs_its_network() {
-    let text = committed("core-autoencoder.toml").replacen("[loss]", "[loss]\nperceptual = 0.1", 1);
+    let text = committed("autoencoder.toml").replacen("[loss]", "[loss]\nperceptual = 0.1", 1);
     let error = AutoencoderConfig::parse(&text, Path::new("x.toml"))
         .expect_err("refused")
         .to_string();
@@ -150,7 +150,7 @@ fn a_unet_that_is_told_what_no_data_set_holds_is_refused() {
         ),
         ("time_cond_proj_dim", "time_cond_proj_dim = 8"),
     ] {
-        let text = committed("core-diffusion.toml");
+        let text = committed("diffusion.toml");
         let text = text.replacen("[unet]", &format!("[unet]\n{more}"), 1);
         let error = DiffusionConfig::parse(&text, Path::new("x.toml")).expect_err("refused");
         assert!(error.to_string().contains(key), "{error}");

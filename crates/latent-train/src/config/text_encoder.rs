@@ -23,6 +23,10 @@ pub struct TextEncoderConfig {
     /// Odds that a caption's last part, which names the style, is left out.
     #[serde(default)]
     pub style_dropout: f64,
+    /// Groups of words that exclude one another. A caption with one of them gets a twin with another in its place,
+    /// which its picture must not choose: a batch drawn at random rarely holds captions that differ in one word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opposites: Vec<Vec<String>>,
     /// The tokenizer.
     pub tokenizer: TokenizerConfig,
     /// The text transformer, in transformers' keys; `vocab_size` and the special ids come from the tokenizer.
@@ -63,6 +67,11 @@ impl StageConfig for TextEncoderConfig {
             (0.0..=1.0).contains(&self.style_dropout),
             "style_dropout",
             || "must lie between 0 and 1".into(),
+        )?;
+        need(
+            self.opposites.iter().all(|group| group.len() >= 2),
+            "opposites",
+            || "needs at least two words in each group".into(),
         )?;
         let TokenizerConfig { vocab_size, path } = &self.tokenizer;
         need(vocab_size.is_some() != path.is_some(), "tokenizer", || {

@@ -13,8 +13,9 @@ use crate::events::{Event, Options};
 use crate::pictures::{Change, Pictures};
 use crate::random::{Draws, Stream};
 
-/// Pictures encoded in one pass: enough to keep a GPU busy, few enough for any memory.
+/// Pictures encoded in one pass: few enough for any memory, and on a GPU enough to keep it busy.
 const BATCH: usize = 32;
+const GPU_BATCH: usize = 128;
 /// Rows of a file of the cache.
 const PER_FILE: usize = 256;
 
@@ -45,10 +46,11 @@ impl LatentCache {
             length: 2 * numbers,
             per_file: PER_FILE,
         };
+        let batch = if frozen.compute.is_cpu() { BATCH } else { GPU_BATCH };
         let make = |range: std::ops::Range<usize>| {
             let rows: Vec<usize> = range.collect();
             let mut values = Vec::with_capacity(rows.len() * 2 * numbers);
-            for part in rows.chunks(BATCH) {
+            for part in rows.chunks(batch) {
                 if options.stopped() {
                     return Ok(None);
                 }

@@ -45,7 +45,6 @@ pub fn train_diffusion(
         precision: run.precision.resolve(&selected),
         device: selected.device,
     };
-    config.optimizer.fits(&plain)?;
     let captions = match config.condition {
         Condition::Text => Captions::Required,
         Condition::Class | Condition::None => Captions::Optional,

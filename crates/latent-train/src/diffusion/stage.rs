@@ -73,13 +73,15 @@ impl DiffusionStage {
         let error = (difference.clone() * difference)
             .reshape([count, c * h * w])
             .mean_dim(1);
-        let errors = to_host(error.clone()).0;
-        let loss = (error * weights).mean();
+        let loss = (error.clone() * weights).mean();
+        // Read after the way back, so that a GPU is not left waiting between the two.
+        let (errors, value) = (error.without_autodiff(), loss.clone().without_autodiff());
+        let gradients = Grads::of(loss, &model);
         Pass {
-            loss: scalar(loss.clone()),
-            errors,
+            loss: scalar(value),
+            errors: to_host(errors).0,
             timesteps: batch.timesteps,
-            gradients: Grads::of(loss, &model),
+            gradients,
         }
     }
 

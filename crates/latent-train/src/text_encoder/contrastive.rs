@@ -22,21 +22,43 @@ pub(super) fn mask(examples: &[usize], captions: &[&[u32]]) -> Vec<f32> {
     mask
 }
 
-/// Mean of both cross-entropies, and the share of pictures that find their caption.
-///
-/// `scores [n, n]`: picture by caption, mask included; the diagonal is right.
-/// Source: Radford et al. 2021 (arXiv:2103.00020), figure 3.
-pub(super) fn loss(scores: Tensor<2>) -> Tensor<1> {
-    let [count, _] = scores.dims();
-    let right = Tensor::<2>::eye(count, &scores.device());
-    let of = |dim| (log_softmax(scores.clone(), dim) * right.clone()).sum();
-    (of(0) + of(1)) * (-0.5 / count as f32)
+/// `mask [n * n]` with a column more for each twin: [`NEVER`] where there is no twin, or it is what the picture's own
+/// caption says. Without twins the mask stays as it is.
+pub(super) fn twin_mask(mask: Vec<f32>, captions: &[&[u32]], twins: &[Option<Vec<u32>>]) -> Vec<f32> {
+    let count = captions.len();
+    let mut wide = Vec::with_capacity(count * (count + twins.len()));
+    for (row, own) in mask.chunks_exact(count).zip(captions) {
+        wide.extend(row);
+        wide.extend(twins.iter().map(|twin| match twin {
+            Some(twin) if twin != own => 0.0,
+            _ => NEVER,
+        }));
+    }
+    wide
 }
 
-/// Share of rows whose largest value is on the diagonal; `scores` in rows of `count`.
-pub(super) fn accuracy(scores: &[f32], count: usize) -> f64 {
+/// Mean of both cross-entropies.
+///
+/// `scores [n, captions]`: picture by caption, mask included; the diagonal is right. Captions past the `n`th are twins,
+/// wrong for every picture; they have no picture to find.
+/// Source: Radford et al. 2021 (arXiv:2103.00020), figure 3.
+pub(super) fn loss(scores: Tensor<2>) -> Tensor<1> {
+    let [count, captions] = scores.dims();
+    let right = Tensor::<2>::eye(count, &scores.device());
+    let pairs = |x: Tensor<2>| match captions == count {
+        true => x,
+        false => x.narrow(1, 0, count),
+    };
+    let of_pictures = pairs(log_softmax(scores.clone(), 1)) * right.clone();
+    let of_captions = log_softmax(pairs(scores), 0) * right;
+    (of_captions.sum() + of_pictures.sum()) * (-0.5 / count as f32)
+}
+
+/// Share of rows whose largest value is on the diagonal; `scores` in rows of `captions`.
+pub(super) fn accuracy(scores: &[f32], captions: usize) -> f64 {
+    let count = scores.len() / captions;
     let right = scores
-        .chunks_exact(count)
+        .chunks_exact(captions)
         .enumerate()
         .filter(|(index, row)| {
             row.iter()
@@ -63,6 +85,22 @@ mod tests {
     fn two_captions_of_one_picture_do_not_compete() {
         let (cat, tomcat): (&[u32], &[u32]) = (&[1, 2], &[1, 3]);
         assert_eq!(mask(&[7, 7], &[cat, tomcat]), [0.0, NEVER, NEVER, 0.0]);
+    }
+
+    #[test]
+    fn a_twin_is_a_wrong_answer_unless_it_is_what_a_picture_shows() {
+        let (red, blue): (&[u32], &[u32]) = (&[1, 2], &[1, 3]);
+        let twins = [Some(vec![1, 3]), None];
+        let found = twin_mask(vec![0.0; 4], &[red, blue], &twins);
+        assert_eq!(found, [0.0, 0.0, 0.0, NEVER, 0.0, 0.0, NEVER, NEVER]);
+    }
+
+    #[test]
+    fn twins_compete_for_pictures_and_not_for_captions() {
+        let compute = Compute::cpu(Precision::F32);
+        // One picture and its caption at score 0, a twin at 0: the picture is right by half, the caption surely.
+        let found = to_host(loss(compute.tensor(vec![0.0, 0.0], [1, 2]))).0[0];
+        assert!((found - 0.5 * 2f32.ln()).abs() < 1e-6, "{found}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod contrastive;
 mod loader;
 mod stage;
+mod twins;
 
 pub(crate) use loader::PairLoader;
 
@@ -20,6 +21,7 @@ use crate::pictures::{CaptionChoice, Pictures};
 use crate::run::train;
 use crate::trainee::Trainee;
 use stage::{Exports, Pair, TextEncoderStage};
+use twins::Opposites;
 
 /// Trains a text encoder with an image tower and exports `text_encoder/`, `tokenizer/` and `image_tower/` into
 /// `model/`.
@@ -39,7 +41,6 @@ pub fn train_text_encoder(
         device: selected.device,
     }
     .autodiff();
-    config.optimizer.fits(&compute)?;
     let pictures = Pictures::open(&config.data, Captions::Required, run.seed)?;
     let tokenizer = Arc::new(tokenizer(config, &pictures, options, progress)?);
     let text_config = tokenizer.fitted(&config.text);
@@ -60,6 +61,7 @@ pub fn train_text_encoder(
             languages: config.data.languages,
             style_dropout: config.style_dropout,
         },
+        opposites: Opposites::new(config.opposites.clone()),
         tokenizer: tokenizer.clone(),
         batch: run.batch,
         seed: run.seed,

@@ -27,11 +27,12 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Scores `[n, n]`, picture by caption: cosines times the learned scale.
+    /// Scores `[n, captions]`, picture by caption: cosines times the learned scale.
     fn scores(&self, pairs: &Pairs, size: usize, compute: &Compute) -> burn::tensor::Tensor<2> {
         let count = pairs.pictures.len() / (3 * size * size);
         let pictures = compute.tensor(pairs.pictures.clone(), [count, 3, size, size]);
-        let ids = compute.ids(&pairs.ids, [count, pairs.ids.len() / count]);
+        let captions = pairs.captions(count);
+        let ids = compute.ids(&pairs.ids, [captions, pairs.ids.len() / captions]);
         let image = self.image.embed(pictures);
         let text = self.image.project_text(self.text.forward(ids).pooled);
         let cosines = image.matmul(text.transpose());
@@ -101,8 +102,8 @@ impl Stage for TextEncoderStage {
         let count = self.config.run.batch;
         let model = self.trainee.model();
         let scores = model.scores(&pairs, self.config.data.size, &self.compute)
-            + self.compute.tensor(pairs.mask.clone(), [count, count]);
-        let right = accuracy(&to_host(scores.clone()).0, count);
+            + self.compute.tensor(pairs.mask.clone(), [count, pairs.captions(count)]);
+        let right = accuracy(&to_host(scores.clone()).0, pairs.captions(count));
         let loss = loss(scores);
         let value = scalar(loss.clone());
         let gradients = Grads::of(loss, model);
@@ -130,10 +131,11 @@ impl Stage for TextEncoderStage {
         let count = self.config.run.batch;
         let scores = to_host(model.scores(&pairs, size, &self.compute.inference())).0;
         let length = 3 * size * size;
-        let width = pairs.ids.len() / count;
+        let captions = pairs.captions(count);
+        let width = pairs.ids.len() / captions;
         let mut pictures = Vec::new();
         for index in 0..count.min(24) {
-            let row = &scores[index * count..(index + 1) * count];
+            let row = &scores[index * captions..][..count];
             let best = (0..count)
                 .max_by(|&a, &b| row[a].total_cmp(&row[b]))
                 .unwrap_or(index);
