@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 use latent_formats::Dtype;
 use latent_nn::layers::{Embedding, LayerNorm, Linear};
 use latent_nn::ops::AttentionOptions;
@@ -272,14 +272,14 @@ impl TextEmbeddings {
 
 /// The states `[n, l, c]` at one position of each text: `[n, c]`.
 fn at_positions(states: &Tensor<3>, positions: &[usize]) -> Tensor<2> {
-    let width = states.dims()[2];
-    let rows = positions.iter().enumerate().map(|(text, &position)| {
-        let state = states
-            .clone()
-            .slice([text..text + 1, position..position + 1, 0..width]);
-        state.reshape([1, width])
-    });
-    Tensor::cat(rows.collect(), 0)
+    let [n, length, width] = states.dims();
+    let rows: Vec<i32> = positions
+        .iter()
+        .enumerate()
+        .map(|(text, position)| (text * length + position) as i32)
+        .collect();
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), &states.device());
+    states.clone().reshape([n * length, width]).select(0, rows)
 }
 
 /// Causal self-attention and a feed-forward, each added to its input.

@@ -93,6 +93,11 @@ pub(crate) fn column_sums(x: Tensor<2>, runs: usize) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::latent_column_sums(x.into_dispatch(), runs))
 }
 
+/// Values `from..to` of `x`, as a view where the device can.
+pub(crate) fn part(x: Tensor<1>, from: usize, to: usize) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::latent_part(x.into_dispatch(), from, to))
+}
+
 /// Normalises groups of channels of `x [n, .., c]` with `weight [c]` and `bias [c]`.
 ///
 /// # Panics

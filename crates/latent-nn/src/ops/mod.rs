@@ -19,7 +19,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
 pub use buffers::release_buffers;
-pub(crate) use functions::column_sums;
+pub(crate) use functions::{column_sums, part};
 pub use functions::{
     ConvArguments, activation, add, attention, concat, conv2d, geglu, gelu, group_norm, layer_norm,
     linear, quick_gelu, silu, to_nchw, to_nhwc, upsample_nearest,
@@ -283,6 +283,12 @@ pub trait LatentOps: Backend {
         channels: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         composed::split::<Self>(x, channels)
+    }
+
+    /// Values `from..to` of `x [n]`, which must not be written to while the part is used: where it can be, it is a view.
+    #[fusion(default)]
+    fn latent_part(x: FloatTensor<Self>, from: usize, to: usize) -> FloatTensor<Self> {
+        composed::narrow::<Self>(x, 0, from, to)
     }
 
     /// Nearest-neighbour resize of `x [n, h, w, c]` to `size`.

@@ -10,26 +10,34 @@ use latent_kernels as kernels;
 
 use super::gradients::Grads;
 use super::optimizer::{Memory, Update, tracking};
-use super::stack::{Stack, matrix, squares};
+use super::stack::Turns;
+use crate::ops::{column_sums, part};
 use crate::parameters::{Path, visit_parameters};
 use crate::to_host;
 
-/// Weights and what is remembered of them, each as one tensor; the matrices that Muon moves by their shapes.
+/// Where parts begin: at multiples of so many values, so that a part is a view.
+const ALIGNED: usize = 128;
+
+/// Weights and what is remembered of them: those that AdamW moves, and the matrices that Muon moves.
 #[derive(Clone, Debug)]
 pub(super) struct Flat {
     /// Sorted by path, as [`Grads`] are.
     parts: Vec<Part>,
-    vectors: Option<Vectors>,
-    stacks: Vec<Stack>,
+    vectors: Joined,
+    /// Mean square of the vectors' gradients.
+    square: Tensor<1>,
+    matrices: Joined,
+    turns: Option<Turns>,
 }
 
-/// What AdamW moves, behind one another.
+/// Parameters behind one another, each from a multiple of [`ALIGNED`] on, and zeros between and behind them.
 #[derive(Clone, Debug)]
-struct Vectors {
+struct Joined {
     weights: Tensor<1>,
+    /// Mean of the gradients, or Muon's momentum.
     mean: Tensor<1>,
-    square: Tensor<1>,
     average: Option<Tensor<1>>,
+    total: usize,
 }
 
 /// One parameter's place.
@@ -37,46 +45,73 @@ struct Vectors {
 struct Part {
     path: String,
     shape: Vec<usize>,
-    place: Place,
-}
-
-#[derive(Clone, Debug)]
-enum Place {
-    /// In [`Vectors`].
-    Range(Range<usize>),
-    /// The stack, and which of its members.
-    Member(usize, usize),
+    /// Among the matrices.
+    turned: bool,
+    range: Range<usize>,
 }
 
 /// A step's gradients, laid out as the weights are.
 pub(super) struct Gathered {
-    vectors: Option<Tensor<1>>,
-    stacks: Vec<Tensor<3>>,
+    vectors: Tensor<1>,
+    matrices: Tensor<1>,
 }
 
 impl Gathered {
     /// Euclidean norm of all gradients as one vector; waits for the device.
     pub(super) fn norm(&self) -> f64 {
-        let vectors = self.vectors.iter();
-        let mut sums: Vec<Tensor<1>> = vectors
-            .map(|all| (all.clone() * all.clone()).sum())
-            .collect();
-        sums.extend(self.stacks.iter().map(|all| {
-            let each = squares(all.clone());
-            let count = each.dims()[0];
-            each.reshape([count])
-        }));
-        let sums = to_host(Tensor::cat(sums, 0)).0;
-        sums.into_iter().map(f64::from).sum::<f64>().sqrt()
+        let squares = [&self.vectors, &self.matrices].map(|all| {
+            let rows = all.dims()[0] / ALIGNED;
+            let squares = (all.clone() * all.clone()).reshape([rows, ALIGNED]);
+            column_sums(squares, 1).reshape([ALIGNED])
+        });
+        let squares = to_host(Tensor::cat(squares.into(), 0)).0;
+        squares.into_iter().map(f64::from).sum::<f64>().sqrt()
     }
 }
 
-/// A parameter's values and what is remembered of it, on the way to the device.
-struct Found<'a> {
-    path: &'a str,
-    shape: Vec<usize>,
-    values: Vec<f32>,
-    memory: Option<&'a Memory>,
+/// Values on the way to the device.
+#[derive(Default)]
+struct Loading {
+    weights: Vec<f32>,
+    mean: Vec<f32>,
+    square: Vec<f32>,
+    average: Vec<f32>,
+}
+
+impl Loading {
+    /// Where the parameter's values lie.
+    fn add(&mut self, values: Vec<f32>, memory: Option<&Memory>) -> Range<usize> {
+        let count = values.len();
+        let range = self.weights.len()..self.weights.len() + count;
+        let whole = (range.end).next_multiple_of(ALIGNED);
+        let extend = |all: &mut Vec<f32>, part: Option<&Vec<f32>>| {
+            if let Some(part) = part {
+                all.extend(part);
+            }
+            all.resize(whole, 0.0);
+        };
+        extend(&mut self.mean, memory.map(|memory| &memory.mean));
+        extend(&mut self.square, memory.map(|memory| &memory.square));
+        let average = memory.and_then(|memory| memory.average.as_ref());
+        extend(&mut self.average, Some(average.unwrap_or(&values)));
+        extend(&mut self.weights, Some(&values));
+        range
+    }
+
+    /// On the device, with zeros behind all parts, and the mean squares.
+    fn upload(mut self, averages: bool, device: &Device) -> (Joined, Tensor<1>) {
+        let total = self.weights.len() + ALIGNED;
+        for all in [&mut self.weights, &mut self.mean, &mut self.square, &mut self.average] {
+            all.resize(total, 0.0);
+        }
+        let joined = Joined {
+            weights: upload(self.weights, device),
+            mean: upload(self.mean, device),
+            average: averages.then(|| upload(self.average, device)),
+            total,
+        };
+        (joined, upload(self.square, device))
+    }
 }
 
 impl Flat {
@@ -93,85 +128,36 @@ impl Flat {
         visit_parameters(module, |path, shape, values| {
             known.insert(path.to_owned(), (shape.to_vec(), values.to_vec()));
         });
-        let (mut matrices, mut others) = (BTreeMap::<[usize; 2], Vec<Found>>::new(), Vec::new());
+        let [mut vectors, mut matrices] = [Loading::default(), Loading::default()];
+        let mut parts = Vec::new();
         for path in grads.paths() {
             let Some((shape, values)) = known.remove(path) else {
                 continue;
             };
-            let turns = turned(path, &shape);
-            let found = Found {
-                path,
+            let turned = turned(path, &shape);
+            let loading = if turned { &mut matrices } else { &mut vectors };
+            parts.push(Part {
+                path: path.to_owned(),
+                range: loading.add(values, memory.get(path)),
                 shape,
-                values,
-                memory: memory.get(path),
-            };
-            match turns {
-                true => matrices.entry(matrix(&found.shape)).or_default().push(found),
-                false => others.push(found),
-            }
+                turned,
+            });
         }
         let device = grads.device();
-        let mut flat = Self {
-            parts: Vec::new(),
-            vectors: None,
-            stacks: Vec::new(),
-        };
-        flat.put_vectors(others, averages, &device);
-        for (shape, members) in matrices {
-            flat.put_stack(shape, members, averages, &device);
+        let (vectors, square) = vectors.upload(averages, &device);
+        let (matrices, _) = matrices.upload(averages, &device);
+        let turning = parts.iter().filter(|part| part.turned);
+        let places: Vec<_> = turning
+            .map(|part| (part.range.start, part.shape.clone()))
+            .collect();
+        let turns = (!places.is_empty()).then(|| Turns::new(&places, matrices.total, &device));
+        Self {
+            parts,
+            vectors,
+            square,
+            matrices,
+            turns,
         }
-        flat.parts.sort_by(|a, b| a.path.cmp(&b.path));
-        flat
-    }
-
-    fn put_vectors(&mut self, all: Vec<Found>, averages: bool, device: &Device) {
-        if all.is_empty() {
-            return;
-        }
-        let [mut weights, mut mean, mut square, mut average] = [const { Vec::new() }; 4];
-        for found in all {
-            let count = found.values.len();
-            let range = weights.len()..weights.len() + count;
-            let zeros = || vec![0.0; count];
-            let before = found.memory;
-            mean.extend(before.map_or_else(zeros, |memory| memory.mean.clone()));
-            square.extend(before.map_or_else(zeros, |memory| memory.square.clone()));
-            let remembered = before.and_then(|memory| memory.average.clone());
-            average.extend(remembered.unwrap_or_else(|| found.values.clone()));
-            weights.extend(found.values);
-            self.parts.push(Part {
-                path: found.path.to_owned(),
-                shape: found.shape,
-                place: Place::Range(range),
-            });
-        }
-        self.vectors = Some(Vectors {
-            weights: upload(weights, device),
-            mean: upload(mean, device),
-            square: upload(square, device),
-            average: averages.then(|| upload(average, device)),
-        });
-    }
-
-    fn put_stack(
-        &mut self,
-        shape: [usize; 2],
-        members: Vec<Found>,
-        averages: bool,
-        device: &Device,
-    ) {
-        let stack = self.stacks.len();
-        let mut values = Vec::new();
-        for (index, found) in members.into_iter().enumerate() {
-            values.push((found.values, found.memory));
-            self.parts.push(Part {
-                path: found.path.to_owned(),
-                shape: found.shape,
-                place: Place::Member(stack, index),
-            });
-        }
-        self.stacks
-            .push(Stack::new(shape, &values, averages, device));
     }
 
     /// Whether `grads` are of the same parameters.
@@ -183,55 +169,63 @@ impl Flat {
 
     /// The gradients as the weights lie.
     pub(super) fn gather(&self, mut grads: Grads) -> Gathered {
-        let mut vectors = Vec::new();
-        let mut members: Vec<Vec<(usize, Tensor<1>)>> = vec![Vec::new(); self.stacks.len()];
+        let device = grads.device();
+        let mut vectors = Tensor::<1>::zeros([self.vectors.total], &device);
+        let mut matrices = Tensor::<1>::zeros([self.matrices.total], &device);
         for part in &self.parts {
-            let Some(gradient) = grads.take(&part.path) else {
-                continue;
-            };
-            match &part.place {
-                Place::Range(range) => vectors.push((range.start, gradient)),
-                Place::Member(stack, index) => members[*stack].push((*index, gradient)),
+            if let Some(gradient) = grads.take(&part.path) {
+                let all = if part.turned { &mut matrices } else { &mut vectors };
+                // In place, since nothing else holds it.
+                let sole = std::mem::replace(all, gradient.clone());
+                *all = sole.slice_assign([part.range.clone()], gradient);
             }
         }
-        let in_order = |mut parts: Vec<(usize, Tensor<1>)>| -> Vec<Tensor<1>> {
-            parts.sort_by_key(|(place, _)| *place);
-            parts.into_iter().map(|(_, part)| part).collect()
-        };
-        let stacks = self.stacks.iter().zip(members);
-        Gathered {
-            stacks: stacks
-                .map(|(stack, members)| stack.gather(in_order(members)))
-                .collect(),
-            vectors: (!vectors.is_empty()).then(|| Tensor::cat(in_order(vectors), 0)),
-        }
+        Gathered { vectors, matrices }
     }
 
     /// One step against the gradients.
     ///
     /// # Panics
-    /// If there are stacks and the update has no Muon.
+    /// If there are matrices and the update has no Muon.
     pub(super) fn step(&mut self, gradients: Gathered, update: &Update) {
-        if let (Some(vectors), Some(gradient)) = (&mut self.vectors, gradients.vectors) {
-            vectors.step(gradient, update);
-        }
-        for (stack, gradients) in self.stacks.iter_mut().zip(gradients.stacks) {
-            let Some(muon) = &update.muon else {
-                unreachable!("only Muon's matrices are in stacks");
-            };
-            stack.step(gradients, muon, update.grad_scale, update.average_decay);
-        }
+        self.step_of_vectors(gradients.vectors * update.grad_scale, update);
+        let Some(turns) = &self.turns else {
+            return;
+        };
+        let Some(muon) = &update.muon else {
+            unreachable!("only Muon has matrices");
+        };
+        let matrices = &mut self.matrices;
+        let gradient = gradients.matrices * update.grad_scale;
+        matrices.mean = matrices.mean.clone() * muon.momentum + gradient.clone();
+        let ahead = matrices.mean.clone() * muon.momentum + gradient;
+        let kept = 1.0 - f64::from(muon.lr) * f64::from(muon.weight_decay);
+        let direction = turns.directions(ahead) * muon.lr;
+        matrices.weights = matrices.weights.clone() * kept - direction;
+        matrices.average(update.average_decay);
     }
 
-    /// The weights of a part, flat.
-    fn values(&self, part: &Part) -> Tensor<1> {
-        match (&part.place, &self.vectors) {
-            (Place::Range(range), Some(vectors)) => {
-                vectors.weights.clone().slice([range.clone()])
-            }
-            (Place::Range(_), None) => unreachable!("a part without its tensor"),
-            (Place::Member(stack, index), _) => self.stacks[*stack].member(*index),
-        }
+    /// Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2.
+    fn step_of_vectors(&mut self, gradient: Tensor<1>, update: &Update) {
+        let kernels::AdamW {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            step,
+        } = update.rule;
+        let vectors = &mut self.vectors;
+        let square = gradient.clone() * gradient.clone() * (1.0 - beta2);
+        vectors.mean = vectors.mean.clone() * beta1 + gradient * (1.0 - beta1);
+        self.square = self.square.clone() * beta2 + square;
+        let correction =
+            |beta: f32| 1.0 - f64::from(beta).powi(i32::try_from(step).unwrap_or(i32::MAX));
+        let deviation = self.square.clone().sqrt() / correction(beta2).sqrt() + eps;
+        let size = f64::from(lr) / correction(beta1);
+        let kept = 1.0 - f64::from(lr) * f64::from(weight_decay);
+        vectors.weights = vectors.weights.clone() * kept - vectors.mean.clone() / deviation * size;
+        vectors.average(update.average_decay);
     }
 
     /// `module` with the weights of now.
@@ -253,9 +247,11 @@ impl Flat {
                 let Ok(place) = parts.binary_search_by(|part| part.path.cmp(&path)) else {
                     return param;
                 };
-                let values = self.flat.values(&parts[place]);
+                let found = &parts[place];
+                let weights = &self.flat.joined(found).weights;
                 param.map(|tensor| {
                     let shape = tensor.dims();
+                    let values = part(weights.clone(), found.range.start, found.range.end);
                     tracking(&tensor)(values.reshape(shape))
                 })
             }
@@ -266,32 +262,28 @@ impl Flat {
         })
     }
 
+    fn joined(&self, part: &Part) -> &Joined {
+        if part.turned {
+            &self.matrices
+        } else {
+            &self.vectors
+        }
+    }
+
     /// What is remembered of each parameter, on the host.
     pub(super) fn memory(&self) -> BTreeMap<String, Memory> {
         let host = |all: &Tensor<1>| to_host(all.clone()).0;
-        let vectors = self.vectors.as_ref().map(|vectors| {
-            let average = vectors.average.as_ref().map(host);
-            (host(&vectors.mean), host(&vectors.square), average)
-        });
-        let stacks: Vec<_> = self.stacks.iter().map(Stack::memory).collect();
+        let square = host(&self.square);
+        let [vectors, matrices] = [&self.vectors, &self.matrices]
+            .map(|joined| (host(&joined.mean), joined.average.as_ref().map(host)));
         let of = |part: &Part| {
-            let count: usize = part.shape.iter().product();
-            let (range, mean, square, average, turned) = match (&part.place, &vectors) {
-                (Place::Range(range), Some((mean, square, average))) => {
-                    (range.clone(), mean, Some(square), average, false)
-                }
-                (Place::Range(_), None) => unreachable!("a part without its tensor"),
-                (Place::Member(stack, index), _) => {
-                    let (momentum, average) = &stacks[*stack];
-                    (index * count..(index + 1) * count, momentum, None, average, true)
-                }
-            };
-            let cut = |all: &Vec<f32>| all[range.clone()].to_vec();
+            let (mean, average) = if part.turned { &matrices } else { &vectors };
+            let cut = |all: &Vec<f32>| all[part.range.clone()].to_vec();
             let memory = Memory {
                 shape: part.shape.clone(),
-                turned,
+                turned: part.turned,
                 mean: cut(mean),
-                square: square.map_or_else(Vec::new, cut),
+                square: if part.turned { Vec::new() } else { cut(&square) },
                 average: average.as_ref().map(cut),
             };
             (part.path.clone(), memory)
@@ -300,28 +292,10 @@ impl Flat {
     }
 }
 
-impl Vectors {
-    /// Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2.
-    fn step(&mut self, gradient: Tensor<1>, update: &Update) {
-        let kernels::AdamW {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            step,
-        } = update.rule;
-        let gradient = gradient * update.grad_scale;
-        let square = gradient.clone() * gradient.clone() * (1.0 - beta2);
-        self.mean = self.mean.clone() * beta1 + gradient * (1.0 - beta1);
-        self.square = self.square.clone() * beta2 + square;
-        let correction =
-            |beta: f32| 1.0 - f64::from(beta).powi(i32::try_from(step).unwrap_or(i32::MAX));
-        let deviation = self.square.clone().sqrt() / correction(beta2).sqrt() + eps;
-        let size = f64::from(lr) / correction(beta1);
-        let kept = 1.0 - f64::from(lr) * f64::from(weight_decay);
-        self.weights = self.weights.clone() * kept - self.mean.clone() / deviation * size;
-        if let (Some(average), Some(decay)) = (&mut self.average, update.average_decay) {
+impl Joined {
+    /// Moves the average, where one is kept, towards the weights.
+    fn average(&mut self, decay: Option<f32>) {
+        if let (Some(average), Some(decay)) = (&mut self.average, decay) {
             let towards = (self.weights.clone() - average.clone()) * (1.0 - decay);
             *average = average.clone() + towards;
         }

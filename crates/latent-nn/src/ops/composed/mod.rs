@@ -62,7 +62,7 @@ fn product<B: Backend>(a: Float<B>, b: Float<B>, precision: Precision) -> Float<
 }
 
 /// The part `from..to` of `axis`.
-fn narrow<B: Backend>(x: Float<B>, axis: usize, from: usize, to: usize) -> Float<B> {
+pub(crate) fn narrow<B: Backend>(x: Float<B>, axis: usize, from: usize, to: usize) -> Float<B> {
     let mut slices = vec![Slice::full(); dims::<B>(&x).len()];
     slices[axis] = Slice::from(from..to);
     B::float_slice(x, &slices)

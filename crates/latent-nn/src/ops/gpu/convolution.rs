@@ -325,11 +325,16 @@ pub(super) fn conv2d_backward_weight(
     let window = forward_window(&x, kernel, &options);
     let rows = columns(x, window, dtype);
     let count = rows.meta.shape()[0];
-    let dy = match dtype {
-        DType::F32 => dense(dy),
-        dtype => burn_cubecl::kernel::cast(dense(dy), dtype),
+    let [_, ho, wo, _] = dy.meta.shape().dims();
+    let plain = Window {
+        kernel: [1, 1],
+        stride: 1,
+        factor: 1,
+        sparse: false,
+        before: [0, 0],
+        out: [ho, wo],
     };
-    let parts = product_over_rows(rows, dense(dy), count);
+    let parts = product_over_rows(rows, columns(dy, plain, dtype), count);
     weight_of_parts(parts, [co, ci, kernel[0], kernel[1]])
 }
 

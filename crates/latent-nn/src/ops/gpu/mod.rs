@@ -272,6 +272,21 @@ impl LatentOps for CubeBackend {
         pointwise::split(x, channels)
     }
 
+    fn latent_part(x: CubeTensor, from: usize, to: usize) -> CubeTensor {
+        let size = x.meta.shape()[0];
+        let bytes = |values: usize| (values * x.dtype.size()) as u64;
+        let alignment = x.client.properties().memory.alignment;
+        if !x.is_contiguous() || !bytes(from).is_multiple_of(alignment) {
+            return composed::narrow::<Self>(x, 0, from, to);
+        }
+        let handle = x.handle.clone();
+        let handle = handle
+            .offset_start(bytes(from))
+            .offset_end(bytes(size - to));
+        let shape = Shape::new([to - from]);
+        CubeTensor::new_contiguous(x.client, x.device, shape, handle, x.dtype)
+    }
+
     fn latent_upsample(x: CubeTensor, size: [usize; 2]) -> CubeTensor {
         pointwise::upsample(x, size)
     }

@@ -2,18 +2,21 @@
 
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
+use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::sums::column_sums;
 use super::{count, dense, empty, reshaped};
-use crate::ops::GroupNormOptions;
+use crate::ops::{GroupNormOptions, LatentOps};
 
 /// Units of a block that normalises one group of one sample.
 const UNITS: u32 = 256;
 /// Units that share a row of layer normalisation, and rows of a block.
 const LANES: u32 = 32;
 const ROWS: u32 = 8;
+/// Values after which a part may begin that is a view: 512 bytes.
+const ALIGNED: usize = 128;
 
 /// Sum of every unit's `value`, the same for all of them and for every run. `UNITS` units must call it together.
 #[cube]
@@ -109,7 +112,7 @@ fn group_norm_kernel(
     }
 }
 
-/// Gradient of a block's group, and the sample's shares of the gradients of weight and bias.
+/// Gradient of a block's group, and the sample's shares of the gradients of weight and bias: `[n, 2 * half]`.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn group_norm_backward_kernel(
@@ -119,10 +122,10 @@ fn group_norm_backward_kernel(
     bias: &[f32],
     statistics: &[f32],
     dx: &mut [f32],
-    dweight: &mut [f32],
-    dbias: &mut [f32],
+    shares: &mut [f32],
     positions: u32,
     groups: u32,
+    half: u32,
     #[comptime] width: u32,
     #[comptime] silu: bool,
 ) {
@@ -165,8 +168,8 @@ fn group_norm_backward_kernel(
             sum_weight += weights[(other * width + UNIT_POS) as usize];
             sum_bias += biases[(other * width + UNIT_POS) as usize];
         }
-        dweight[(sample * channels + channel) as usize] = sum_weight;
-        dbias[(sample * channels + channel) as usize] = sum_bias;
+        shares[(2u32 * sample * half + channel) as usize] = sum_weight;
+        shares[(2u32 * sample * half + half + channel) as usize] = sum_bias;
     }
 
     let mean_slope = block_sum(of_bias * scale) / total;
@@ -234,7 +237,8 @@ pub(super) fn group_norm_backward(
     let shape = x.meta.shape().to_vec();
     let [n, positions, channels] = folded(&x);
     let dx = empty(&x, &shape, DType::F32);
-    let [dweight, dbias] = [(); 2].map(|()| empty(&x, &[n, channels], DType::F32));
+    let half = channels.next_multiple_of(ALIGNED);
+    let shares = empty(&x, &[n, 2 * half], DType::F32);
     group_norm_backward_kernel::launch(
         &dx.client,
         CubeCount::Static((n * options.groups) as u32, 1, 1),
@@ -245,15 +249,22 @@ pub(super) fn group_norm_backward(
         dense(bias).into_buffer_arg(),
         dense(statistics).into_buffer_arg(),
         dx.clone().into_buffer_arg(),
-        dweight.clone().into_buffer_arg(),
-        dbias.clone().into_buffer_arg(),
+        shares.clone().into_buffer_arg(),
         positions as u32,
         options.groups as u32,
+        half as u32,
         (channels / options.groups) as u32,
         options.silu,
     );
-    let whole = |parts| reshaped(column_sums(parts, 1), &[channels]);
-    (dx, whole(dweight), whole(dbias))
+    let (dweight, dbias) = halves(column_sums(shares, 1), channels, half);
+    (dx, dweight, dbias)
+}
+
+/// The first `channels` sums of both halves of `[1, 2 * half]`.
+fn halves(sums: CubeTensor, channels: usize, half: usize) -> (CubeTensor, CubeTensor) {
+    let sums = reshaped(sums, &[2 * half]);
+    let part = |from| CubeBackend::latent_part(sums.clone(), from, from + channels);
+    (part(0), part(half))
 }
 
 /// Sum of the `LANES` units of a row; all units of the block must call it together.
@@ -314,7 +325,8 @@ fn layer_norm_kernel(
     }
 }
 
-/// Gradient of a block's rows, and `dy * normal`, whose sum over all rows is the weight's gradient.
+/// Gradient of a block's rows, and `[rows, 2 * half]` of `dy * normal` and `dy`, whose sums over all rows are the
+/// gradients of weight and bias.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn layer_norm_backward_kernel(
@@ -325,6 +337,7 @@ fn layer_norm_backward_kernel(
     products: &mut [f32],
     rows: u32,
     channels: u32,
+    half: u32,
     eps: f32,
 ) {
     let row = CUBE_POS_X * ROWS + UNIT_POS_Y;
@@ -365,7 +378,8 @@ fn layer_norm_backward_kernel(
         let normal = (x[at] - mean) * rstd;
         let slope = dy[at] * weight[channel as usize];
         dx[at] = (slope - mean_slope - normal * projection) * rstd;
-        products[at] = dy[at] * normal;
+        products[(2u32 * row * half + channel) as usize] = dy[at] * normal;
+        products[(2u32 * row * half + half + channel) as usize] = dy[at];
         channel += LANES;
     }
 }
@@ -407,21 +421,22 @@ pub(super) fn layer_norm_backward(
     let channels = shape[shape.len() - 1];
     let rows = count(&shape) / channels;
     let dx = empty(&x, &shape, DType::F32);
-    let products = empty(&x, &[rows, channels], DType::F32);
-    let dy = dense(dy);
+    let half = channels.next_multiple_of(ALIGNED);
+    let products = empty(&x, &[rows, 2 * half], DType::F32);
     layer_norm_backward_kernel::launch(
         &dx.client,
         CubeCount::Static(rows.div_ceil(ROWS as usize) as u32, 1, 1),
         CubeDim::new_2d(LANES, ROWS),
         dense(x).into_buffer_arg(),
-        dy.clone().into_buffer_arg(),
+        dense(dy).into_buffer_arg(),
         dense(weight).into_buffer_arg(),
         dx.clone().into_buffer_arg(),
         products.clone().into_buffer_arg(),
         rows as u32,
         channels as u32,
+        half as u32,
         eps as f32,
     );
-    let whole = |x| reshaped(column_sums(x, 1), &[channels]);
-    (dx, whole(products), whole(dy))
+    let (dweight, dbias) = halves(column_sums(products, 1), channels, half);
+    (dx, dweight, dbias)
 }

@@ -10,11 +10,11 @@ use super::{count, dense, empty};
 /// Channels a block sums side by side.
 const LANES: u32 = 32;
 /// Rows a block reads side by side.
-const ROWS: u32 = 8;
+const ROWS: u32 = 32;
 /// Blocks that keep a card busy.
 const BUSY: usize = 512;
-/// Rows below which another piece costs more than it saves.
-const SHORT: usize = 32;
+/// Rows below which another launch costs more than it saves.
+const SHORT: usize = 4096;
 
 /// One block sums `piece` rows of `LANES` channels: piece `CUBE_POS_X % pieces` of run `CUBE_POS_X / pieces`.
 #[cube(launch)]
@@ -23,7 +23,7 @@ fn sum_rows(x: &[f32], y: &mut [f32], channels: u32, run: u32, piece: u32, piece
     let first = (CUBE_POS_X % pieces) * piece;
     let last = u32::min(first + piece, run);
     let base = (CUBE_POS_X / pieces) * run;
-    let mut sums = Shared::<[f32]>::new_slice(256usize);
+    let mut sums = Shared::<[f32]>::new_slice(1024usize);
     let mut sum = 0.0f32;
     if channel < channels {
         let mut row = first + UNIT_POS_Y;
@@ -52,7 +52,10 @@ pub(super) fn column_sums(dy: CubeTensor, runs: usize) -> CubeTensor {
     let mut run = rows / runs;
     loop {
         let tiles = runs * channels.div_ceil(LANES as usize);
-        let wanted = (BUSY / tiles).clamp(1, (run / SHORT).max(1));
+        let wanted = match run > SHORT {
+            true => (BUSY / tiles).clamp(1, run / (4 * ROWS as usize)),
+            false => 1,
+        };
         let piece = run.div_ceil(wanted);
         let pieces = run.div_ceil(piece);
         let y = empty(&x, &[runs * pieces, channels], DType::F32);
