@@ -19,11 +19,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
 pub use buffers::release_buffers;
-pub(crate) use functions::{column_sums, part};
 pub use functions::{
     ConvArguments, activation, add, attention, concat, conv2d, geglu, gelu, group_norm, layer_norm,
     linear, quick_gelu, silu, to_nchw, to_nhwc, upsample_nearest,
 };
+pub(crate) use functions::{column_sums, part};
 pub use latent_kernels::Activation;
 pub use options::{AttentionOptions, ConvOptions, GroupNormOptions, LinearOptions, WeightUse};
 pub use pack::forget_packed;

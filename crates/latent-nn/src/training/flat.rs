@@ -101,7 +101,12 @@ impl Loading {
     /// On the device, with zeros behind all parts, and the mean squares.
     fn upload(mut self, averages: bool, device: &Device) -> (Joined, Tensor<1>) {
         let total = self.weights.len() + ALIGNED;
-        for all in [&mut self.weights, &mut self.mean, &mut self.square, &mut self.average] {
+        for all in [
+            &mut self.weights,
+            &mut self.mean,
+            &mut self.square,
+            &mut self.average,
+        ] {
             all.resize(total, 0.0);
         }
         let joined = Joined {
@@ -174,7 +179,11 @@ impl Flat {
         let mut matrices = Tensor::<1>::zeros([self.matrices.total], &device);
         for part in &self.parts {
             if let Some(gradient) = grads.take(&part.path) {
-                let all = if part.turned { &mut matrices } else { &mut vectors };
+                let all = if part.turned {
+                    &mut matrices
+                } else {
+                    &mut vectors
+                };
                 // In place, since nothing else holds it.
                 let sole = std::mem::replace(all, gradient.clone());
                 *all = sole.slice_assign([part.range.clone()], gradient);
@@ -283,7 +292,11 @@ impl Flat {
                 shape: part.shape.clone(),
                 turned: part.turned,
                 mean: cut(mean),
-                square: if part.turned { Vec::new() } else { cut(&square) },
+                square: if part.turned {
+                    Vec::new()
+                } else {
+                    cut(&square)
+                },
                 average: average.as_ref().map(cut),
             };
             (part.path.clone(), memory)

@@ -51,7 +51,10 @@ impl Turns {
             let (less, more) = (rows.min(columns), rows.max(columns));
             lengths[*start..start + rows * columns].fill(0.2 * (more as f32).sqrt());
             let size = [less, roomy(more)];
-            sizes.entry(size).or_default().push((*start, [rows, columns]));
+            sizes
+                .entry(size)
+                .or_default()
+                .push((*start, [rows, columns]));
         }
         let mut back = vec![0; total];
         let (mut stacks, mut before) = (Vec::new(), 0);
@@ -150,7 +153,13 @@ mod tests {
             weight_decay: 0.1,
             precision: latent_kernels::Precision::F32,
         };
-        let shapes = [vec![6, 40], vec![40, 6], vec![9, 9], vec![6, 3, 3, 3], vec![6, 37]];
+        let shapes = [
+            vec![6, 40],
+            vec![40, 6],
+            vec![9, 9],
+            vec![6, 3, 3, 3],
+            vec![6, 37],
+        ];
         let (mut places, mut values) = (Vec::new(), Vec::new());
         for (seed, shape) in shapes.iter().enumerate() {
             // A gap before each, as alignment makes it.
@@ -166,12 +175,18 @@ mod tests {
             let count: usize = shape.iter().product();
             let range = *start..start + count;
             // A momentum of 0 makes the direction that of the gradient alone.
-            let once = Muon { momentum: 0.0, ..muon };
+            let once = Muon {
+                momentum: 0.0,
+                ..muon
+            };
             let mut memory = vec![0.0; count];
             let expected = once.direction(&values[range.clone()], &mut memory, 1.0, shape[0]);
             let length = 0.2 * (shape[0].max(count / shape[0]) as f32).sqrt();
             for (expected, found) in expected.iter().zip(&found[range]) {
-                assert!((expected * length - found).abs() < 1e-4, "{expected} {found}");
+                assert!(
+                    (expected * length - found).abs() < 1e-4,
+                    "{expected} {found}"
+                );
             }
         }
     }

@@ -46,7 +46,11 @@ impl LatentCache {
             length: 2 * numbers,
             per_file: PER_FILE,
         };
-        let batch = if frozen.compute.is_cpu() { BATCH } else { GPU_BATCH };
+        let batch = if frozen.compute.is_cpu() {
+            BATCH
+        } else {
+            GPU_BATCH
+        };
         let make = |range: std::ops::Range<usize>| {
             let rows: Vec<usize> = range.collect();
             let mut values = Vec::with_capacity(rows.len() * 2 * numbers);

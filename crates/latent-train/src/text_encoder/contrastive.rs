@@ -24,7 +24,11 @@ pub(super) fn mask(examples: &[usize], captions: &[&[u32]]) -> Vec<f32> {
 
 /// `mask [n * n]` with a column more for each twin: [`NEVER`] where there is no twin, or it is what the picture's own
 /// caption says. Without twins the mask stays as it is.
-pub(super) fn twin_mask(mask: Vec<f32>, captions: &[&[u32]], twins: &[Option<Vec<u32>>]) -> Vec<f32> {
+pub(super) fn twin_mask(
+    mask: Vec<f32>,
+    captions: &[&[u32]],
+    twins: &[Option<Vec<u32>>],
+) -> Vec<f32> {
     let count = captions.len();
     let mut wide = Vec::with_capacity(count * (count + twins.len()));
     for (row, own) in mask.chunks_exact(count).zip(captions) {

@@ -102,7 +102,9 @@ impl Stage for TextEncoderStage {
         let count = self.config.run.batch;
         let model = self.trainee.model();
         let scores = model.scores(&pairs, self.config.data.size, &self.compute)
-            + self.compute.tensor(pairs.mask.clone(), [count, pairs.captions(count)]);
+            + self
+                .compute
+                .tensor(pairs.mask.clone(), [count, pairs.captions(count)]);
         let right = accuracy(&to_host(scores.clone()).0, pairs.captions(count));
         let loss = loss(scores);
         let value = scalar(loss.clone());

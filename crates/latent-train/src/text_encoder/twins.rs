@@ -47,7 +47,13 @@ impl Opposites {
                 _ => word.to_owned(),
             }
         };
-        Some(caption.split(' ').map(exchanged).collect::<Vec<_>>().join(" "))
+        Some(
+            caption
+                .split(' ')
+                .map(exchanged)
+                .collect::<Vec<_>>()
+                .join(" "),
+        )
     }
 
     fn place(&self, word: &str) -> Option<(&[String], usize)> {
@@ -87,7 +93,11 @@ mod tests {
     fn sides_change_places_with_one_another() {
         let sides = opposites(&[&["왼쪽에", "오른쪽에"]]);
         let found = twins(&sides, "왼쪽에 고양이, 오른쪽에 개");
-        assert!(found.iter().all(|text| text == "오른쪽에 고양이, 왼쪽에 개"));
+        assert!(
+            found
+                .iter()
+                .all(|text| text == "오른쪽에 고양이, 왼쪽에 개")
+        );
     }
 
     #[test]

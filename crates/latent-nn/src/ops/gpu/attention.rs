@@ -9,7 +9,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{dense, empty};
+use super::{dense, elementwise, empty};
 use crate::ops::{AttentionOptions, AttentionRecord};
 
 /// Units of a block: queries (or keys) that it looks after.
@@ -26,11 +26,7 @@ pub(super) fn fits(queries: &CubeTensor, keys: &CubeTensor, options: &AttentionO
     let [n, lq, channels] = queries.meta.shape().dims();
     let [_, lk, _] = keys.meta.shape().dims();
     let width = channels / options.heads;
-    n * lq * lk > 0
-        && width <= WIDEST
-        && width.is_multiple_of(2)
-        && lq <= LONGEST
-        && lk <= LONGEST
+    n * lq * lk > 0 && width <= WIDEST && width.is_multiple_of(2) && lq <= LONGEST && lk <= LONGEST
 }
 
 /// Copies `TILE` rows of one head from row `first` on into shared memory; rows past `length` are zeros.
@@ -57,7 +53,78 @@ fn fetch(
     }
 }
 
-/// Output and log-sum of query `CUBE_POS_X * UNITS + UNIT_POS` of head `CUBE_POS_Y`.
+/// Values of one head at `own`, times `scale`; zeros where there is nothing.
+#[cube]
+fn read_row(x: &[f32], own: u32, present: bool, scale: f32, #[comptime] width: u32) -> Array<f32> {
+    let mut row = Array::<f32>::new(comptime!(width as usize));
+    #[unroll]
+    for i in 0u32..width {
+        let mut value = 0.0f32;
+        if present {
+            value = x[(own + i) as usize] * scale;
+        }
+        row[i as usize] = value;
+    }
+    row
+}
+
+#[cube]
+fn zeros(#[comptime] width: u32) -> Array<f32> {
+    let mut row = Array::<f32>::new(comptime!(width as usize));
+    #[unroll]
+    for i in 0u32..width {
+        row[i as usize] = 0.0f32;
+    }
+    row
+}
+
+#[cube]
+fn write_row(row: &Array<f32>, x: &mut [f32], own: u32, factor: f32, #[comptime] width: u32) {
+    #[unroll]
+    for i in 0u32..width {
+        x[(own + i) as usize] = row[i as usize] * factor;
+    }
+}
+
+#[cube]
+fn dot(row: &Array<f32>, tile: &Shared<[f32]>, at: u32, #[comptime] width: u32) -> f32 {
+    let mut sum = 0.0f32;
+    #[unroll]
+    for i in 0u32..width {
+        sum += row[i as usize] * tile[(at * width + i) as usize];
+    }
+    sum
+}
+
+/// `row * kept + tile[at] * factor`.
+#[cube]
+fn accumulate(
+    row: &mut Array<f32>,
+    kept: f32,
+    tile: &Shared<[f32]>,
+    at: u32,
+    factor: f32,
+    #[comptime] width: u32,
+) {
+    #[unroll]
+    for i in 0u32..width {
+        let before = row[i as usize];
+        row[i as usize] = before * kept + factor * tile[(at * width + i) as usize];
+    }
+}
+
+/// How many keys of the tile that begins at `first` the query looks at: with `causal` those up to its own position.
+#[cube]
+fn looked_at(query: u32, first: u32, lk: u32, #[comptime] causal: bool) -> u32 {
+    let mut count = u32::min(TILE, lk - first);
+    if causal {
+        let before = select(query + 1u32 > first, query + 1u32 - first, 0u32);
+        count = u32::min(count, before);
+    }
+    count
+}
+
+/// Output and log-sum of query `CUBE_POS_X % tiles * UNITS + UNIT_POS` of sample and head `CUBE_POS_X / tiles`.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn forward_kernel(
@@ -82,18 +149,8 @@ fn forward_kernel(
     let base = sample * lk * channels + head * width;
     let mut key_tile = Shared::<[f32]>::new_slice(comptime!((TILE * width) as usize));
     let mut value_tile = Shared::<[f32]>::new_slice(comptime!((TILE * width) as usize));
-    let mut q = Array::<f32>::new(comptime!(width as usize));
-    let mut sum_of_values = Array::<f32>::new(comptime!(width as usize));
-    let present = query < lq;
-    #[unroll]
-    for i in 0u32..width {
-        let mut value = 0.0f32;
-        if present {
-            value = queries[(own + i) as usize] * scale;
-        }
-        q[i as usize] = value;
-        sum_of_values[i as usize] = 0.0f32;
-    }
+    let q = read_row(queries, own, query < lq, scale, width);
+    let mut sum_of_values = zeros(width);
     let mut peak = f32::new(-1e30);
     let mut sum = 0.0f32;
     let mut first = 0u32;
@@ -102,52 +159,58 @@ fn forward_kernel(
         fetch(keys, &mut key_tile, base, first, lk, channels, width);
         fetch(values, &mut value_tile, base, first, lk, channels, width);
         sync_cube();
-        let mut last = u32::min(TILE, lk - first);
-        if causal {
-            // Keys up to the query's own position.
-            last = u32::min(last, select(query + 1u32 > first, query + 1u32 - first, 0u32));
-        }
-        for key in 0u32..last {
-            let mut score = 0.0f32;
-            #[unroll]
-            for i in 0u32..width {
-                score += q[i as usize] * key_tile[(key * width + i) as usize];
-            }
+        for key in 0u32..looked_at(query, first, lk, causal) {
+            let score = dot(&q, &key_tile, key, width);
             let higher = f32::max(peak, score);
             let kept = f32::exp(peak - higher);
             let weight = f32::exp(score - higher);
             sum = sum * kept + weight;
-            #[unroll]
-            for i in 0u32..width {
-                let before = sum_of_values[i as usize];
-                sum_of_values[i as usize] =
-                    before * kept + weight * value_tile[(key * width + i) as usize];
-            }
+            accumulate(&mut sum_of_values, kept, &value_tile, key, weight, width);
             peak = higher;
         }
         first += TILE;
     }
-    if present {
-        #[unroll]
-        for i in 0u32..width {
-            output[(own + i) as usize] = sum_of_values[i as usize] / sum;
-        }
+    if query < lq {
+        write_row(&sum_of_values, output, own, 1.0f32 / sum, width);
         log_sums[(pair * lq + query) as usize] = peak + f32::ln(sum);
     }
 }
 
-/// Gradient of a query, and `dy . output` of its row, which the keys' gradients need.
+/// `dy . output` of each query's row `CUBE_POS_X * UNITS + UNIT_POS`, which all gradients need.
+#[cube(launch)]
+fn deltas_kernel(
+    output: &[f32],
+    dy: &[f32],
+    deltas: &mut [f32],
+    size: u32,
+    lq: u32,
+    heads: u32,
+    #[comptime] width: u32,
+) {
+    let at = ABSOLUTE_POS as u32;
+    if at < size {
+        let (pair, query) = (at / lq, at % lq);
+        let (sample, head) = (pair / heads, pair % heads);
+        let own = (sample * lq + query) * heads * width + head * width;
+        let mut delta = 0.0f32;
+        for i in 0u32..width {
+            delta += output[(own + i) as usize] * dy[(own + i) as usize];
+        }
+        deltas[at as usize] = delta;
+    }
+}
+
+/// Gradient of a query.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn backward_queries_kernel(
     queries: &[f32],
     keys: &[f32],
     values: &[f32],
-    output: &[f32],
     log_sums: &[f32],
+    deltas: &[f32],
     dy: &[f32],
     dqueries: &mut [f32],
-    deltas: &mut [f32],
     lq: u32,
     lk: u32,
     heads: u32,
@@ -164,61 +227,28 @@ fn backward_queries_kernel(
     let base = sample * lk * channels + head * width;
     let mut key_tile = Shared::<[f32]>::new_slice(comptime!((TILE * width) as usize));
     let mut value_tile = Shared::<[f32]>::new_slice(comptime!((TILE * width) as usize));
-    let mut q = Array::<f32>::new(comptime!(width as usize));
-    let mut slope = Array::<f32>::new(comptime!(width as usize));
-    let mut dq = Array::<f32>::new(comptime!(width as usize));
-    let present = query < lq;
-    let mut delta = 0.0f32;
-    let mut log_sum = 0.0f32;
-    if present {
-        log_sum = log_sums[(pair * lq + query) as usize];
-    }
-    #[unroll]
-    for i in 0u32..width {
-        let mut value = 0.0f32;
-        let mut gradient = 0.0f32;
-        if present {
-            value = queries[(own + i) as usize] * scale;
-            gradient = dy[(own + i) as usize];
-            delta += gradient * output[(own + i) as usize];
-        }
-        q[i as usize] = value;
-        slope[i as usize] = gradient;
-        dq[i as usize] = 0.0f32;
-    }
+    let q = read_row(queries, own, query < lq, scale, width);
+    let slope = read_row(dy, own, query < lq, 1.0f32, width);
+    let mut dq = zeros(width);
+    // The last query's where there is none: read, and not used.
+    let row = (pair * lq + u32::min(query, lq - 1u32)) as usize;
+    let (log_sum, delta) = (log_sums[row], deltas[row]);
     let mut first = 0u32;
     while first < lk {
         sync_cube();
         fetch(keys, &mut key_tile, base, first, lk, channels, width);
         fetch(values, &mut value_tile, base, first, lk, channels, width);
         sync_cube();
-        let mut last = u32::min(TILE, lk - first);
-        if causal {
-            last = u32::min(last, select(query + 1u32 > first, query + 1u32 - first, 0u32));
-        }
-        for key in 0u32..last {
-            let mut score = 0.0f32;
-            let mut dweight = 0.0f32;
-            #[unroll]
-            for i in 0u32..width {
-                score += q[i as usize] * key_tile[(key * width + i) as usize];
-                dweight += slope[i as usize] * value_tile[(key * width + i) as usize];
-            }
-            let dscore = f32::exp(score - log_sum) * (dweight - delta) * scale;
-            #[unroll]
-            for i in 0u32..width {
-                let before = dq[i as usize];
-                dq[i as usize] = before + dscore * key_tile[(key * width + i) as usize];
-            }
+        for key in 0u32..looked_at(query, first, lk, causal) {
+            let score = dot(&q, &key_tile, key, width);
+            let dweight = dot(&slope, &value_tile, key, width);
+            let dscore = f32::exp(score - log_sum) * (dweight - delta);
+            accumulate(&mut dq, 1.0f32, &key_tile, key, dscore, width);
         }
         first += TILE;
     }
-    if present {
-        #[unroll]
-        for i in 0u32..width {
-            dqueries[(own + i) as usize] = dq[i as usize];
-        }
-        deltas[(pair * lq + query) as usize] = delta;
+    if query < lq {
+        write_row(&dq, dqueries, own, scale, width);
     }
 }
 
@@ -250,24 +280,10 @@ fn backward_keys_kernel(
     let base = sample * lq * channels + head * width;
     let mut query_tile = Shared::<[f32]>::new_slice(comptime!((TILE * width) as usize));
     let mut slope_tile = Shared::<[f32]>::new_slice(comptime!((TILE * width) as usize));
-    let mut k = Array::<f32>::new(comptime!(width as usize));
-    let mut v = Array::<f32>::new(comptime!(width as usize));
-    let mut dk = Array::<f32>::new(comptime!(width as usize));
-    let mut dv = Array::<f32>::new(comptime!(width as usize));
-    let present = key < lk;
-    #[unroll]
-    for i in 0u32..width {
-        let mut own_key = 0.0f32;
-        let mut own_value = 0.0f32;
-        if present {
-            own_key = keys[(own + i) as usize] * scale;
-            own_value = values[(own + i) as usize];
-        }
-        k[i as usize] = own_key;
-        v[i as usize] = own_value;
-        dk[i as usize] = 0.0f32;
-        dv[i as usize] = 0.0f32;
-    }
+    let k = read_row(keys, own, key < lk, scale, width);
+    let v = read_row(values, own, key < lk, 1.0f32, width);
+    let mut dk = zeros(width);
+    let mut dv = zeros(width);
     let mut first = 0u32;
     while first < lq {
         sync_cube();
@@ -281,32 +297,19 @@ fn backward_keys_kernel(
             from = select(key > first, u32::min(key - first, last), 0u32);
         }
         for query in from..last {
-            let mut score = 0.0f32;
-            let mut dweight = 0.0f32;
-            #[unroll]
-            for i in 0u32..width {
-                score += k[i as usize] * query_tile[(query * width + i) as usize];
-                dweight += v[i as usize] * slope_tile[(query * width + i) as usize];
-            }
+            let score = dot(&k, &query_tile, query, width);
+            let dweight = dot(&v, &slope_tile, query, width);
             let at = (pair * lq + first + query) as usize;
             let weight = f32::exp(score - log_sums[at]);
-            let dscore = weight * (dweight - deltas[at]) * scale;
-            #[unroll]
-            for i in 0u32..width {
-                let before = dk[i as usize];
-                dk[i as usize] = before + dscore * query_tile[(query * width + i) as usize];
-                let before = dv[i as usize];
-                dv[i as usize] = before + weight * slope_tile[(query * width + i) as usize];
-            }
+            let dscore = weight * (dweight - deltas[at]);
+            accumulate(&mut dk, 1.0f32, &query_tile, query, dscore, width);
+            accumulate(&mut dv, 1.0f32, &slope_tile, query, weight, width);
         }
         first += TILE;
     }
-    if present {
-        #[unroll]
-        for i in 0u32..width {
-            dkeys[(own + i) as usize] = dk[i as usize];
-            dvalues[(own + i) as usize] = dv[i as usize];
-        }
+    if key < lk {
+        write_row(&dk, dkeys, own, scale, width);
+        write_row(&dv, dvalues, own, 1.0f32, width);
     }
 }
 
@@ -342,6 +345,26 @@ impl Sizes {
     fn scale(&self) -> f32 {
         (self.width as f32).sqrt().recip()
     }
+
+    /// See [`deltas_kernel`]: `[n, heads, lq]`.
+    fn deltas(&self, output: &CubeTensor, dy: &CubeTensor) -> CubeTensor {
+        let size = self.n * self.heads * self.lq;
+        let deltas = empty(output, &[self.n, self.heads, self.lq], DType::F32);
+        let (blocks, block) = elementwise(size);
+        deltas_kernel::launch(
+            &deltas.client,
+            blocks,
+            block,
+            output.clone().into_buffer_arg(),
+            dy.clone().into_buffer_arg(),
+            deltas.clone().into_buffer_arg(),
+            size as u32,
+            self.lq as u32,
+            self.heads as u32,
+            self.width as u32,
+        );
+        deltas
+    }
 }
 
 /// See [`crate::ops::LatentOps::latent_attention_recorded`].
@@ -376,6 +399,75 @@ pub(super) fn forward(
     (output, log_sums)
 }
 
+/// What both kernels of the way back read.
+struct WayBack {
+    sizes: Sizes,
+    causal: bool,
+    /// Queries, keys, values, log-sums, deltas, gradient of the result.
+    inputs: [CubeTensor; 6],
+}
+
+impl WayBack {
+    fn gradient(&self, length: usize) -> CubeTensor {
+        let shape = [self.sizes.n, length, self.sizes.heads * self.sizes.width];
+        empty(&self.inputs[0], &shape, DType::F32)
+    }
+
+    fn queries(&self) -> CubeTensor {
+        let (sizes, gradient) = (&self.sizes, self.gradient(self.sizes.lq));
+        let (blocks, tiles) = sizes.blocks(sizes.lq);
+        let [q, k, v, l, d, g] = self.inputs.clone().map(CubeTensor::into_buffer_arg);
+        backward_queries_kernel::launch(
+            &gradient.client,
+            blocks,
+            CubeDim::new_1d(UNITS),
+            q,
+            k,
+            v,
+            l,
+            d,
+            g,
+            gradient.clone().into_buffer_arg(),
+            sizes.lq as u32,
+            sizes.lk as u32,
+            sizes.heads as u32,
+            tiles,
+            sizes.scale(),
+            sizes.width as u32,
+            self.causal,
+        );
+        gradient
+    }
+
+    fn keys_and_values(&self) -> [CubeTensor; 2] {
+        let (sizes, gradients) = (&self.sizes, [(); 2].map(|()| self.gradient(self.sizes.lk)));
+        let (blocks, tiles) = sizes.blocks(sizes.lk);
+        let [q, k, v, l, d, g] = self.inputs.clone().map(CubeTensor::into_buffer_arg);
+        let [dkeys, dvalues] = gradients.clone().map(CubeTensor::into_buffer_arg);
+        backward_keys_kernel::launch(
+            &gradients[0].client,
+            blocks,
+            CubeDim::new_1d(UNITS),
+            q,
+            k,
+            v,
+            l,
+            d,
+            g,
+            dkeys,
+            dvalues,
+            sizes.lq as u32,
+            sizes.lk as u32,
+            sizes.heads as u32,
+            tiles,
+            sizes.scale(),
+            sizes.width as u32,
+            self.causal,
+        );
+        gradients
+    }
+}
+
 /// See [`crate::ops::LatentOps::latent_attention_backward`].
 pub(super) fn backward(
     record: AttentionRecord<CubeBackend>,
@@ -383,62 +475,15 @@ pub(super) fn backward(
     options: AttentionOptions,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let sizes = Sizes::of(&record.queries, &record.keys, &options);
-    let [queries, keys, values, output, log_sums, dy] = [
-        record.queries,
-        record.keys,
-        record.values,
-        record.output,
-        record.log_sums,
-        dy,
-    ]
-    .map(dense);
-    let of = |length| {
-        let shape = [sizes.n, length, sizes.heads * sizes.width];
-        empty(&queries, &shape, DType::F32)
+    let (output, dy) = (dense(record.output), dense(dy));
+    let deltas = sizes.deltas(&output, &dy);
+    let [queries, keys, values, log_sums] =
+        [record.queries, record.keys, record.values, record.log_sums].map(dense);
+    let back = WayBack {
+        sizes,
+        causal: options.causal,
+        inputs: [queries, keys, values, log_sums, deltas, dy],
     };
-    let (dqueries, dkeys, dvalues) = (of(sizes.lq), of(sizes.lk), of(sizes.lk));
-    let deltas = empty(&queries, &[sizes.n, sizes.heads, sizes.lq], DType::F32);
-    let (blocks, tiles) = sizes.blocks(sizes.lq);
-    backward_queries_kernel::launch(
-        &queries.client,
-        blocks,
-        CubeDim::new_1d(UNITS),
-        queries.clone().into_buffer_arg(),
-        keys.clone().into_buffer_arg(),
-        values.clone().into_buffer_arg(),
-        output.into_buffer_arg(),
-        log_sums.clone().into_buffer_arg(),
-        dy.clone().into_buffer_arg(),
-        dqueries.clone().into_buffer_arg(),
-        deltas.clone().into_buffer_arg(),
-        sizes.lq as u32,
-        sizes.lk as u32,
-        sizes.heads as u32,
-        tiles,
-        sizes.scale(),
-        sizes.width as u32,
-        options.causal,
-    );
-    let (blocks, tiles) = sizes.blocks(sizes.lk);
-    backward_keys_kernel::launch(
-        &queries.client,
-        blocks,
-        CubeDim::new_1d(UNITS),
-        queries.clone().into_buffer_arg(),
-        keys.into_buffer_arg(),
-        values.into_buffer_arg(),
-        log_sums.into_buffer_arg(),
-        deltas.into_buffer_arg(),
-        dy.into_buffer_arg(),
-        dkeys.clone().into_buffer_arg(),
-        dvalues.clone().into_buffer_arg(),
-        sizes.lq as u32,
-        sizes.lk as u32,
-        sizes.heads as u32,
-        tiles,
-        sizes.scale(),
-        sizes.width as u32,
-        options.causal,
-    );
-    (dqueries, dkeys, dvalues)
+    let [dkeys, dvalues] = back.keys_and_values();
+    (back.queries(), dkeys, dvalues)
 }

@@ -372,12 +372,11 @@ pub(super) fn linear_backward_input(dy: CubeTensor, weight: CubeTensor) -> CubeT
 pub(super) fn linear_backward_weight(x: CubeTensor, dy: CubeTensor) -> CubeTensor {
     let (x, _) = rows_of(x, 0);
     let (dy, _) = rows_of(dy, 0);
-    let (rows, inputs, outputs) = (
-        x.meta.shape()[0],
-        x.meta.shape()[1],
-        dy.meta.shape()[1],
-    );
+    let (rows, inputs, outputs) = (x.meta.shape()[0], x.meta.shape()[1], dy.meta.shape()[1]);
     // The sum of the parts turns `[in, out]` into the weight's `[out, in]` as well.
     let parts = product_over_rows(x, dy, rows);
-    reshaped(weight_of_parts(parts, [outputs, inputs, 1, 1]), &[outputs, inputs])
+    reshaped(
+        weight_of_parts(parts, [outputs, inputs, 1, 1]),
+        &[outputs, inputs],
+    )
 }

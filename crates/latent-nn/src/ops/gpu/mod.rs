@@ -252,11 +252,7 @@ impl LatentOps for CubeBackend {
         pointwise::activation(x, kind)
     }
 
-    fn latent_activation_backward(
-        x: CubeTensor,
-        dy: CubeTensor,
-        kind: Activation,
-    ) -> CubeTensor {
+    fn latent_activation_backward(x: CubeTensor, dy: CubeTensor, kind: Activation) -> CubeTensor {
         pointwise::activation_backward(x, dy, kind)
     }
 

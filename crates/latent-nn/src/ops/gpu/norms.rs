@@ -1,8 +1,8 @@
 //! Group and layer normalisation, each direction in one kernel and a sum.
 
 use burn::tensor::DType;
-use burn_cubecl::cubecl;
 use burn_cubecl::CubeBackend;
+use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
@@ -112,6 +112,28 @@ fn group_norm_kernel(
     }
 }
 
+/// Sum over the `lanes` units of a channel, written to `shares[at]` by the first of them; all units must call it together.
+#[cube]
+fn share_of_channel(
+    value: f32,
+    shares: &mut [f32],
+    at: u32,
+    #[comptime] lanes: u32,
+    #[comptime] width: u32,
+) {
+    let mut values = Shared::<[f32]>::new_slice(256usize);
+    values[UNIT_POS as usize] = value;
+    sync_cube();
+    if UNIT_POS < width {
+        let mut sum = 0.0f32;
+        for other in 0u32..lanes {
+            sum += values[(other * width + UNIT_POS) as usize];
+        }
+        shares[at as usize] = sum;
+    }
+    sync_cube();
+}
+
 /// Gradient of a block's group, and the sample's shares of the gradients of weight and bias: `[n, 2 * half]`.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
@@ -155,22 +177,9 @@ fn group_norm_backward_kernel(
         position += lanes;
     }
 
-    // Each channel's sums over the lanes, lane 0 writing.
-    let mut weights = Shared::<[f32]>::new_slice(256usize);
-    let mut biases = Shared::<[f32]>::new_slice(256usize);
-    weights[UNIT_POS as usize] = of_weight;
-    biases[UNIT_POS as usize] = of_bias;
-    sync_cube();
-    if lane == 0u32 {
-        let mut sum_weight = 0.0f32;
-        let mut sum_bias = 0.0f32;
-        for other in 0u32..lanes {
-            sum_weight += weights[(other * width + UNIT_POS) as usize];
-            sum_bias += biases[(other * width + UNIT_POS) as usize];
-        }
-        shares[(2u32 * sample * half + channel) as usize] = sum_weight;
-        shares[(2u32 * sample * half + half + channel) as usize] = sum_bias;
-    }
+    let at = 2u32 * sample * half + channel;
+    share_of_channel(of_weight, shares, at, lanes, width);
+    share_of_channel(of_bias, shares, at + half, lanes, width);
 
     let mean_slope = block_sum(of_bias * scale) / total;
     let projection = block_sum(of_weight * scale) / total;
@@ -188,7 +197,11 @@ fn group_norm_backward_kernel(
 fn folded(x: &CubeTensor) -> [usize; 3] {
     let shape = x.meta.shape().to_vec();
     let channels = shape[shape.len() - 1];
-    [shape[0], count(&shape) / (shape[0] * channels).max(1), channels]
+    [
+        shape[0],
+        count(&shape) / (shape[0] * channels).max(1),
+        channels,
+    ]
 }
 
 /// Whether the channels of a group fit a block.
@@ -287,6 +300,29 @@ fn row_sum(value: f32) -> f32 {
     sum
 }
 
+#[cube]
+fn row_mean(x: &[f32], base: u32, first: u32, channels: u32) -> f32 {
+    let mut sum = 0.0f32;
+    let mut channel = first;
+    while channel < channels {
+        sum += x[(base + channel) as usize];
+        channel += LANES;
+    }
+    row_sum(sum) / f32::cast_from(channels)
+}
+
+#[cube]
+fn row_rstd(x: &[f32], base: u32, first: u32, channels: u32, mean: f32, eps: f32) -> f32 {
+    let mut squares = 0.0f32;
+    let mut channel = first;
+    while channel < channels {
+        let centred = x[(base + channel) as usize] - mean;
+        squares += centred * centred;
+        channel += LANES;
+    }
+    1.0f32 / f32::sqrt(row_sum(squares) / f32::cast_from(channels) + eps)
+}
+
 /// A block normalises `ROWS` rows of `channels`.
 #[cube(launch)]
 fn layer_norm_kernel(
@@ -301,23 +337,9 @@ fn layer_norm_kernel(
     let row = CUBE_POS_X * ROWS + UNIT_POS_Y;
     let base = row * channels;
     let first = select(row < rows, UNIT_POS_X, channels);
-    let total = f32::cast_from(channels);
-    let mut sum = 0.0f32;
+    let mean = row_mean(x, base, first, channels);
+    let rstd = row_rstd(x, base, first, channels, mean, eps);
     let mut channel = first;
-    while channel < channels {
-        sum += x[(base + channel) as usize];
-        channel += LANES;
-    }
-    let mean = row_sum(sum) / total;
-    let mut squares = 0.0f32;
-    channel = first;
-    while channel < channels {
-        let centred = x[(base + channel) as usize] - mean;
-        squares += centred * centred;
-        channel += LANES;
-    }
-    let rstd = 1.0f32 / f32::sqrt(row_sum(squares) / total + eps);
-    channel = first;
     while channel < channels {
         let normal = (x[(base + channel) as usize] - mean) * rstd;
         y[(base + channel) as usize] = normal * weight[channel as usize] + bias[channel as usize];
@@ -344,24 +366,11 @@ fn layer_norm_backward_kernel(
     let base = row * channels;
     let first = select(row < rows, UNIT_POS_X, channels);
     let total = f32::cast_from(channels);
-    let mut sum = 0.0f32;
-    let mut channel = first;
-    while channel < channels {
-        sum += x[(base + channel) as usize];
-        channel += LANES;
-    }
-    let mean = row_sum(sum) / total;
-    let mut squares = 0.0f32;
-    channel = first;
-    while channel < channels {
-        let centred = x[(base + channel) as usize] - mean;
-        squares += centred * centred;
-        channel += LANES;
-    }
-    let rstd = 1.0f32 / f32::sqrt(row_sum(squares) / total + eps);
+    let mean = row_mean(x, base, first, channels);
+    let rstd = row_rstd(x, base, first, channels, mean, eps);
     let mut slopes = 0.0f32;
     let mut along = 0.0f32;
-    channel = first;
+    let mut channel = first;
     while channel < channels {
         let at = (base + channel) as usize;
         let normal = (x[at] - mean) * rstd;

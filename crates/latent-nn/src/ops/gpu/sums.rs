@@ -83,7 +83,15 @@ pub(super) fn column_sums(dy: CubeTensor, runs: usize) -> CubeTensor {
 
 /// Adds the partial products `[parts, k, co]`, `k` counting taps and then `ci`, into the weight `[co, ci, taps]`.
 #[cube(launch)]
-fn join_parts(x: &[f32], y: &mut [f32], size: u32, parts: u32, inputs: u32, outputs: u32, taps: u32) {
+fn join_parts(
+    x: &[f32],
+    y: &mut [f32],
+    size: u32,
+    parts: u32,
+    inputs: u32,
+    outputs: u32,
+    taps: u32,
+) {
     let index = ABSOLUTE_POS as u32;
     if index < size {
         let mut sum = 0.0f32;
