@@ -43,9 +43,7 @@ pub use error::ModelError;
 pub use families::{FAMILIES, Family};
 pub use files::FileSource;
 pub use folder::{Conditioning, ModelFolder};
-pub use prompt::{
-    ChunkStates, Clock, Grammar, Part, Schedule, SubPrompt, Weights, split_prompts,
-};
+pub use prompt::{ChunkStates, Clock, Grammar, Part, Schedule, SubPrompt, Weights, split_prompts};
 pub use single_file::PredictionType;
 pub use text::{
     ClipTextConfig, ClipTextModel, HiddenActivation, ImageTower, ImageTowerConfig,

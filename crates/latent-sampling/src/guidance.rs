@@ -95,7 +95,10 @@ mod tests {
     fn conditions_are_added_by_their_shares_of_the_way_from_the_unconditional_one() {
         let even = |value| Latents::from_elem([1, 1, 1, 1], value);
         let conds = [(1.0, even(3.0)), (0.5, even(9.0)), (-1.0, even(2.0))];
-        assert_eq!(compose(&conds, &even(1.0))[[0, 0, 0, 0]], 1.0 + 2.0 + 4.0 - 1.0);
+        assert_eq!(
+            compose(&conds, &even(1.0))[[0, 0, 0, 0]],
+            1.0 + 2.0 + 4.0 - 1.0
+        );
         assert_eq!(compose(&[(1.0, noise(0))], &noise(1)), noise(0));
     }
 

@@ -154,8 +154,8 @@ impl Plan {
         let mut plan = (sampler.plan)(&request)?;
         if let Some(strength) = strength {
             let skipped = compat.skipped(plan.steps, asked, strength);
-            let skipped =
-                skipped.unwrap_or_else(|| skipped_by_diffusers(config.class(), plan.steps, strength));
+            let skipped = skipped
+                .unwrap_or_else(|| skipped_by_diffusers(config.class(), plan.steps, strength));
             plan.begin_at(config.class(), skipped, strength)?;
         } else if let Some(share) = options.denoising_start {
             plan.first = plan.reached(config, ("denoising_start", share))?;

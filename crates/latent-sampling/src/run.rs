@@ -5,7 +5,8 @@ use std::ops::Range;
 use crate::config::Settings;
 use crate::level::mix;
 use crate::{
-    BrownianPath, Class, Latents, NoiseSource, Plan, RunOptions, SamplingError, SchedulerConfig, sampler_of,
+    BrownianPath, Class, Latents, NoiseSource, Plan, RunOptions, SamplingError, SchedulerConfig,
+    sampler_of,
 };
 
 /// The denoiser was told to stop, or failed; it keeps its own reason.

@@ -134,7 +134,9 @@ impl<'a> Briefing<'a> {
             let timesteps = vec![timestep as f32; copies * n];
             let rows = group.halves.map(|half| half * n);
             let steering = (&group.controls[..], call);
-            let added = self.steering.residuals(steering, (&sample, &timesteps), rows);
+            let added = self
+                .steering
+                .residuals(steering, (&sample, &timesteps), rows);
             let unet = &self.pipeline.unet;
             let output = unet.forward_steered(sample, &timesteps, &group.context, added.as_ref());
             let (values, shape) = to_host(output);

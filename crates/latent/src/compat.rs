@@ -138,6 +138,9 @@ mod tests {
     #[test]
     fn a_book_is_no_prompt() {
         let error = Request::new("word ".repeat(20_000)).validate().unwrap_err();
-        assert!(error.to_string().contains("`prompt` has 100000 bytes"), "{error}");
+        assert!(
+            error.to_string().contains("`prompt` has 100000 bytes"),
+            "{error}"
+        );
     }
 }

@@ -8,9 +8,9 @@ use latent_models::Clock;
 use latent_nn::ops::{forget_packed, release_buffers};
 use latent_nn::parameter_count;
 use latent_sampling::{
-    Compat, Denoiser, GeneratorKind, Latents as Array, NoiseSource, PictureGenerator, Plan, RunOptions,
-    SamplingError, Schedule, SchedulerConfig, StepReport, Stopped, choose_as, guidance, sample,
-    sampler_of,
+    Compat, Denoiser, GeneratorKind, Latents as Array, NoiseSource, PictureGenerator, Plan,
+    RunOptions, SamplingError, Schedule, SchedulerConfig, StepReport, Stopped, choose_as, guidance,
+    sample, sampler_of,
 };
 use ndarray::s;
 

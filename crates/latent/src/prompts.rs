@@ -131,11 +131,7 @@ impl PromptReport {
     ///
     /// # Errors
     /// [`Error::Request`] if it is too long to be read.
-    pub fn new(
-        tokenizer: &ClipTokenizer,
-        request: &Request,
-        steps: usize,
-    ) -> Result<Self, Error> {
+    pub fn new(tokenizer: &ClipTokenizer, request: &Request, steps: usize) -> Result<Self, Error> {
         request.validate()?;
         let (grammar, text) = (request.grammar(), &request.prompt);
         let clock = Clock::of(steps);

@@ -223,7 +223,9 @@ impl Origin {
         generators: &'g mut [PictureGenerator],
     ) -> impl Iterator<Item = Option<&'g mut PictureGenerator>> {
         let draws = self.draws;
-        generators.iter_mut().map(move |one| Some(one).filter(|_| draws))
+        generators
+            .iter_mut()
+            .map(move |one| Some(one).filter(|_| draws))
     }
 
     /// The latents of `moments` for each generator, `[n, c, h, w]`.

@@ -85,7 +85,10 @@ impl Told {
         }
         let guided = strength.is_some();
         let telling = Self::tell(pipeline, request, (guided, paces), &mut warnings)?;
-        let unwanted = telling.courses.iter().any(|course| course.unwanted.is_some());
+        let unwanted = telling
+            .courses
+            .iter()
+            .any(|course| course.unwanted.is_some());
         Ok(Self {
             conditions: telling.conditions,
             courses: telling.courses,

@@ -60,10 +60,7 @@ fn weights_are_read_as_a1111_documents_them() {
         ("a) b]", &[("a) b]", 1.0)]),
         ("a \\\\ \\b", &[("a \\ b", 1.0)]),
         // Round and square brackets may cross.
-        (
-            "(a [b) c]",
-            &[("a ", 1.1), ("b", 1.0), (" c", 1.0 / 1.1)],
-        ),
+        ("(a [b) c]", &[("a ", 1.1), ("b", 1.0), (" c", 1.0 / 1.1)]),
         ("", &[("", 1.0)]),
         ("()", &[("", 1.0)]),
     ];
@@ -126,10 +123,7 @@ fn weights_are_read_as_comfyui_documents_them() {
                 (" baz", 1.0),
             ],
         ),
-        (
-            "\\(foo\\)(bar)",
-            &[("(foo)", 1.0), ("bar", 1.1)],
-        ),
+        ("\\(foo\\)(bar)", &[("(foo)", 1.0), ("bar", 1.1)]),
         // Square brackets mean nothing, and neither does a bracket without its partner.
         ("[dim] (open", &[("[dim] ", 1.0), ("(open", 1.0)]),
         ("a) (b:1.2)", &[("a) (b:1.2)", 1.0)]),
@@ -164,16 +158,10 @@ fn changes_are_read_as_a1111_documents_them() {
         ("a [[[b]]:2]", &[(2, "a "), (10, "a [[b]]")]),
         ("[(a:2):3]", &[(3, ""), (10, "(a:2)")]),
         ("a [b : c : 1] d", &[(1, "a b  d"), (10, "a  c  d")]),
-        (
-            "a[b:[c:d:2]:1]e",
-            &[(1, "abe"), (2, "ace"), (10, "ade")],
-        ),
+        ("a[b:[c:d:2]:1]e", &[(1, "abe"), (2, "ace"), (10, "ade")]),
         ("a [unbalanced", &[(10, "a [unbalanced")]),
         ("a [b:.5] c", &[(5, "a  c"), (10, "a b c")]),
-        (
-            "((a][:b:c [d:3]",
-            &[(3, "((a][:b:c "), (10, "((a][:b:c d")],
-        ),
+        ("((a][:b:c [d:3]", &[(3, "((a][:b:c "), (10, "((a][:b:c d")]),
         ("[b:0]", &[(10, "b")]),
         ("[b::-1]", &[(10, "")]),
         ("[a::4] b", &[(4, "a b"), (10, " b")]),
@@ -255,7 +243,10 @@ fn a_second_pass_counts_behind_the_first() {
 fn a_stray_bar_leaves_the_prompt_unread_and_says_so() {
     for text in ["a | b [c:d:3]", "(a|b) [c:d:3]", "[a:b|c] [c:d:3]", "[a|b"] {
         let schedule = Schedule::read(text);
-        assert!(schedule.unread.is_some_and(|why| why.contains("\\|")), "{text}");
+        assert!(
+            schedule.unread.is_some_and(|why| why.contains("\\|")),
+            "{text}"
+        );
         assert_eq!(schedule.text_at(9, &Clock::of(10)), text);
     }
     let schedule = Schedule::read("a \\| b [c:d:3]");
@@ -292,11 +283,19 @@ fn prompts_are_split_at_and_with_their_shares() {
 #[test]
 fn hundreds_of_thousands_of_marks_are_read_at_once() {
     let start = std::time::Instant::now();
-    let mut texts: Vec<String> = ["(", "[", ")", "]", ":", "|", "\\", "[a:", "(a", "[[a|b]:", ":1.2)", "AND "]
-        .iter()
-        .map(|mark| mark.repeat(100_000))
-        .collect();
-    for (open, close) in [("(", ")"), ("[", "]"), ("[a:", ":3]"), ("(a [", "] b:1.1)"), ("[a|", "]")] {
+    let mut texts: Vec<String> = [
+        "(", "[", ")", "]", ":", "|", "\\", "[a:", "(a", "[[a|b]:", ":1.2)", "AND ",
+    ]
+    .iter()
+    .map(|mark| mark.repeat(100_000))
+    .collect();
+    for (open, close) in [
+        ("(", ")"),
+        ("[", "]"),
+        ("[a:", ":3]"),
+        ("(a [", "] b:1.1)"),
+        ("[a|", "]"),
+    ] {
         texts.push(open.repeat(50_000) + &close.repeat(50_000));
     }
     for text in &texts {

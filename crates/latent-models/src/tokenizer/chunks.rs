@@ -115,7 +115,10 @@ impl ClipTokenizer {
     /// A text without `embedding:` before the words that are added.
     fn without_prefixes<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut found = text.match_indices(EMBEDDING).filter(|(at, _)| {
-            let begins = text[..*at].chars().next_back().is_none_or(char::is_whitespace);
+            let begins = text[..*at]
+                .chars()
+                .next_back()
+                .is_none_or(char::is_whitespace);
             begins && self.word_at(text, at + EMBEDDING.len()).is_some()
         });
         let Some((first, _)) = found.next() else {
@@ -177,7 +180,10 @@ impl Cutter<'_> {
         let first_added = self.tokenizer.vocab_size() as u32;
         let mut plain = Vec::new();
         for unit in units {
-            if unit.first().is_some_and(|token| token.piece.id >= first_added) {
+            if unit
+                .first()
+                .is_some_and(|token| token.piece.id >= first_added)
+            {
                 self.take_group(std::mem::take(&mut plain));
                 self.take_group(unit);
             } else {

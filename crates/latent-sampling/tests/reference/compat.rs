@@ -29,9 +29,17 @@ fn levels_timesteps_and_first_noise_are_those_of_each_program() {
     for case in &cases {
         let name = |key: &str| case[key].as_str();
         let compats = Compat::ALL.iter();
-        let (_, compat) = *compats.clone().find(|(known, _)| name("compat") == Some(known)).unwrap();
-        let choice =
-            choose_as(compat, &stable_diffusion(), name("sampler"), name("schedule")).unwrap();
+        let (_, compat) = *compats
+            .clone()
+            .find(|(known, _)| name("compat") == Some(known))
+            .unwrap();
+        let choice = choose_as(
+            compat,
+            &stable_diffusion(),
+            name("sampler"),
+            name("schedule"),
+        )
+        .unwrap();
         let mut options = RunOptions::new(case["steps"].as_u64().unwrap() as usize);
         (options.schedule, options.compat) = (choice.schedule, compat);
         let plan = match case["strength"].as_f64() {
@@ -44,17 +52,33 @@ fn levels_timesteps_and_first_noise_are_those_of_each_program() {
         let near = |a: f64, b: f64| (a - b).abs() <= 1e-4 * b.abs();
         let same = |found: &[f64], expected: &[f64], off: f64| {
             let pairs = found.iter().zip(expected);
-            found.len() == expected.len() && pairs.clone().all(|(a, b)| near(*a, *b) || (a - b).abs() <= off)
+            found.len() == expected.len()
+                && pairs
+                    .clone()
+                    .all(|(a, b)| near(*a, *b) || (a - b).abs() <= off)
         };
-        assert!(sigmas.is_empty() || same(&sigmas, &expected, 0.0), "{case}: {sigmas:?}");
+        assert!(
+            sigmas.is_empty() || same(&sigmas, &expected, 0.0),
+            "{case}: {sigmas:?}"
+        );
         // The table is of f32 here, and its logarithms decide the digits behind the point.
-        assert!(same(&times, &numbers(&case["timesteps"]), 0.01), "{case}: {times:?}");
+        assert!(
+            same(&times, &numbers(&case["timesteps"]), 0.01),
+            "{case}: {times:?}"
+        );
         if case["strength"].is_null() {
             // Solvers in the variance-preserving view start at that many parts of 1.
             let on_alpha = plan.init_noise_sigma <= 1.0 + 1e-9;
-            let scale = if on_alpha { 1.0_f64.hypot(expected[0]) } else { 1.0 };
+            let scale = if on_alpha {
+                1.0_f64.hypot(expected[0])
+            } else {
+                1.0
+            };
             let found = plan.init_noise_sigma * scale;
-            assert!(near(found, case["first_noise"].as_f64().unwrap()), "{case}: {found}");
+            assert!(
+                near(found, case["first_noise"].as_f64().unwrap()),
+                "{case}: {found}"
+            );
         }
     }
     assert_eq!(cases.len(), 22);
@@ -75,15 +99,33 @@ fn one_name_means_what_its_program_means() {
     use Compat::{A1111, ComfyUi};
     let of = row_and_schedule;
     assert_eq!(of(A1111, "DPM++ 2M Karras", None), ("dpmpp_2m", "karras"));
-    assert_eq!(of(A1111, "DPM++ 2M SDE", None), ("dpmpp_2m_sde_bt", "exponential"));
-    assert_eq!(of(A1111, "DPM++ 2M SDE Karras", None), ("dpmpp_2m_sde_bt", "karras"));
-    assert_eq!(of(A1111, "Restart", Some("Automatic")), ("restart", "karras"));
-    assert_eq!(of(A1111, "Euler a", Some("SGM Uniform")), ("euler_a", "sgm_uniform"));
+    assert_eq!(
+        of(A1111, "DPM++ 2M SDE", None),
+        ("dpmpp_2m_sde_bt", "exponential")
+    );
+    assert_eq!(
+        of(A1111, "DPM++ 2M SDE Karras", None),
+        ("dpmpp_2m_sde_bt", "karras")
+    );
+    assert_eq!(
+        of(A1111, "Restart", Some("Automatic")),
+        ("restart", "karras")
+    );
+    assert_eq!(
+        of(A1111, "Euler a", Some("SGM Uniform")),
+        ("euler_a", "sgm_uniform")
+    );
     assert_eq!(of(A1111, "DDIM", None), ("ddim", ""));
     assert_eq!(of(A1111, "Euler", Some("Beta")), ("euler", "beta"));
     assert_eq!(of(ComfyUi, "ddim", None), ("euler", "normal"));
-    assert_eq!(of(ComfyUi, "euler", Some("beta")), ("euler", "beta_timesteps"));
-    assert_eq!(of(ComfyUi, "dpmpp_2m_sde", Some("karras")), ("dpmpp_2m_sde_bt", "karras"));
+    assert_eq!(
+        of(ComfyUi, "euler", Some("beta")),
+        ("euler", "beta_timesteps")
+    );
+    assert_eq!(
+        of(ComfyUi, "dpmpp_2m_sde", Some("karras")),
+        ("dpmpp_2m_sde_bt", "karras")
+    );
     let folder = stable_diffusion();
     let solver = |name: &str| {
         let choice = choose_as(ComfyUi, &folder, Some(name), None).unwrap();
@@ -98,7 +140,10 @@ fn one_name_means_what_its_program_means() {
     assert_eq!(sampler_of(&kept.config).name, "pndm");
     for name in ["DPM++ 2M Karras", "ddim", "Euler a"] {
         let plain = choose(&folder, Some(name), None).unwrap();
-        assert_eq!(choose_as(Compat::Diffusers, &folder, Some(name), None).unwrap(), plain);
+        assert_eq!(
+            choose_as(Compat::Diffusers, &folder, Some(name), None).unwrap(),
+            plain
+        );
     }
 }
 
