@@ -22,6 +22,7 @@ mod error;
 mod families;
 mod files;
 mod folder;
+mod prompt;
 mod resample;
 mod residual;
 mod single_file;
@@ -42,12 +43,13 @@ pub use error::ModelError;
 pub use families::{FAMILIES, Family};
 pub use files::FileSource;
 pub use folder::{Conditioning, ModelFolder};
+pub use prompt::{ChunkStates, Clock, Grammar, Part, Schedule, SubPrompt, Weights, split_prompts};
 pub use single_file::PredictionType;
 pub use text::{
     ClipTextConfig, ClipTextModel, HiddenActivation, ImageTower, ImageTowerConfig,
     TextArchitecture, TextStates,
 };
-pub use tokenizer::{ClipTokenizer, Encoded, train_tokenizer};
+pub use tokenizer::{Chunk, ClipTokenizer, Encoded, train_tokenizer};
 pub use unet::{
     AdditionEmbedType, Context, ControlNet, ControlNetConfig, ControlNetContext, DownBlockType,
     MidBlockType, Residuals, TextTime, UNet2dCondition, UNet2dConditionConfig, UNetCondition,

@@ -16,6 +16,22 @@ pub fn guide(cond: &Latents, uncond: &Latents, strength: f64) -> Latents {
     mix(&[(1.0 - strength, uncond), (strength, cond)])
 }
 
+/// Several conditions at once: `uncond` and of each condition its share of `cond - uncond`; one whole share leaves `cond` as it
+/// is. Arrays `[n, c, h, w]`.
+///
+/// # Panics
+/// If the shapes differ.
+///
+/// Source: Liu et al. 2022 (arXiv:2206.01714), Eq. 11, without its strength, which is [`guide`]'s.
+pub fn compose(conds: &[(f64, Latents)], uncond: &Latents) -> Latents {
+    let same = conds.iter().all(|(_, cond)| cond.shape() == uncond.shape());
+    assert!(same, "compose: shapes differ");
+    let whole: f64 = conds.iter().map(|(share, _)| share).sum();
+    let shares = conds.iter().map(|(share, cond)| (*share, cond));
+    let terms: Vec<(f64, &Latents)> = [(1.0 - whole, uncond)].into_iter().chain(shares).collect();
+    mix(&terms)
+}
+
 /// Brings the guided output part of the way (`phi`, 0 to 1) back to the standard deviation of the conditional one.
 ///
 /// Deviations are taken per picture over `[c, h, w]`, with Bessel's correction, so that a picture does not depend
@@ -73,6 +89,17 @@ mod tests {
             Latents::from_elem([1, 1, 1, 1], 3.0),
         );
         assert_eq!(guide(&three, &one, 7.5)[[0, 0, 0, 0]], 1.0 + 7.5 * 2.0);
+    }
+
+    #[test]
+    fn conditions_are_added_by_their_shares_of_the_way_from_the_unconditional_one() {
+        let even = |value| Latents::from_elem([1, 1, 1, 1], value);
+        let conds = [(1.0, even(3.0)), (0.5, even(9.0)), (-1.0, even(2.0))];
+        assert_eq!(
+            compose(&conds, &even(1.0))[[0, 0, 0, 0]],
+            1.0 + 2.0 + 4.0 - 1.0
+        );
+        assert_eq!(compose(&[(1.0, noise(0))], &noise(1)), noise(0));
     }
 
     #[test]

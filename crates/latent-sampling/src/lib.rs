@@ -21,6 +21,7 @@
 //! # Ok::<(), latent_sampling::SamplingError>(())
 //! ```
 
+mod compat;
 mod config;
 mod error;
 pub mod guidance;
@@ -36,6 +37,7 @@ mod slerp;
 mod spacing;
 mod threshold;
 
+pub use compat::{Compat, choose_as};
 pub use config::{
     AlgorithmType, BetaSchedule, Class, FinalSigmas, InterpolationType, Prediction,
     SchedulerConfig, Settings, SigmaSchedule, SigmaSpacing, SolverType, TimeShift, TimestepSpacing,
@@ -46,7 +48,8 @@ pub use names::{find, find_joined, find_schedule};
 pub use noise_schedule::NoiseSchedule;
 pub use plan::{Churn, Plan, RunOptions};
 pub use rng::{
-    BrownianPath, CounterNoise, GeneratorKind, PhiloxGenerator, PictureGenerator, TorchGenerator,
+    BatchGenerator, BrownianPath, CounterNoise, GeneratorKind, NoiseSource, PhiloxGenerator,
+    PictureGenerator, TorchGenerator,
 };
 pub use run::{Denoiser, Start, StepReport, Stopped, sample};
 pub use samplers::{SAMPLERS, Sampler, sampler_of};

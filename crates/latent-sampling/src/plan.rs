@@ -1,7 +1,8 @@
 //! What a run will do, known before it runs: timesteps, noise levels, and where it begins.
 
 use crate::level::Level;
-use crate::{Class, Latents, SamplingError, Schedule, SchedulerConfig, spacing};
+use crate::samplers::Visits;
+use crate::{Class, Compat, Latents, SamplingError, Schedule, SchedulerConfig, spacing};
 
 /// What one run is asked for, beside the config of its model.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub struct RunOptions {
     pub denoising_start: Option<f64>,
     /// Share of the training timesteps after which the run ends, above 0 and below 1: another model does the rest.
     pub denoising_end: Option<f64>,
+    /// Whose rules hold where programs differ.
+    pub compat: Compat,
 }
 
 impl RunOptions {
@@ -45,6 +48,7 @@ impl RunOptions {
             noise_scale: None,
             denoising_start: None,
             denoising_end: None,
+            compat: Compat::default(),
         }
     }
 }
@@ -122,6 +126,16 @@ impl Plan {
     ) -> Result<Self, SamplingError> {
         let sampler = crate::sampler_of(config);
         sampler.check(options)?;
+        // Their rules are about levels; what goes by timesteps keeps diffusers'.
+        let compat = match sampler.visits {
+            Visits::Levels => options.compat,
+            Visits::Timesteps | Visits::Own => Compat::Diffusers,
+        };
+        let asked = options.steps;
+        let options = &RunOptions {
+            steps: compat.steps_of_schedule(asked, strength),
+            ..options.clone()
+        };
         let settings = config.settings();
         let most = settings.num_train_timesteps;
         if options.steps == 0 || options.steps > most {
@@ -139,7 +153,10 @@ impl Plan {
         };
         let mut plan = (sampler.plan)(&request)?;
         if let Some(strength) = strength {
-            plan.begin_at(config.class(), strength)?;
+            let skipped = compat.skipped(plan.steps, asked, strength);
+            let skipped = skipped
+                .unwrap_or_else(|| skipped_by_diffusers(config.class(), plan.steps, strength));
+            plan.begin_at(config.class(), skipped, strength)?;
         } else if let Some(share) = options.denoising_start {
             plan.first = plan.reached(config, ("denoising_start", share))?;
         }
@@ -164,7 +181,7 @@ impl Plan {
         check_strength(strength)?;
         let most = config.settings().num_train_timesteps;
         let class = config.class();
-        let enough = |steps: &usize| steps - skipped(class, *steps, strength) >= done;
+        let enough = |steps: &usize| steps - skipped_by_diffusers(class, *steps, strength) >= done;
         (done.max(1)..=most)
             .find(enough)
             .ok_or(SamplingError::Steps {
@@ -173,9 +190,36 @@ impl Plan {
             })
     }
 
-    /// Skips the calls that a weaker start makes needless, counted as diffusers' pipelines count them.
-    fn begin_at(&mut self, class: Class, strength: f64) -> Result<(), SamplingError> {
-        let skipped = skipped(class, self.steps, strength);
+    /// Steps and strength to ask for so that a second pass of `strength` does `done` steps.
+    ///
+    /// # Errors
+    /// As [`steps_that_do`](Self::steps_that_do).
+    pub fn second_pass(
+        config: &SchedulerConfig,
+        compat: Compat,
+        done: usize,
+        strength: f64,
+    ) -> Result<(usize, f64), SamplingError> {
+        check_strength(strength)?;
+        let on_levels = crate::sampler_of(config).visits == Visits::Levels;
+        match compat {
+            Compat::A1111 if on_levels => {
+                let steps = (done as f64 / strength.min(0.999)) as usize;
+                // A strength of which its rule makes `done` steps.
+                Ok((steps, (done as f64 - 0.5) / steps as f64))
+            }
+            Compat::ComfyUi if on_levels => Ok((done, strength)),
+            _ => Ok((Self::steps_that_do(config, done, strength)?, strength)),
+        }
+    }
+
+    /// Skips the calls that a weaker start makes needless.
+    fn begin_at(
+        &mut self,
+        class: Class,
+        skipped: usize,
+        strength: f64,
+    ) -> Result<(), SamplingError> {
         self.first = skipped * calls_per_step(class);
         if skipped >= self.steps || self.first >= self.timesteps.len() {
             let needed = "large enough for one of the steps; raise it or the number of steps";
@@ -283,7 +327,7 @@ fn check_strength(strength: f64) -> Result<(), SamplingError> {
 }
 
 /// Steps of `steps` that a start of `strength` leaves out, as diffusers' pipelines count them.
-fn skipped(class: Class, steps: usize, strength: f64) -> usize {
+fn skipped_by_diffusers(class: Class, steps: usize, strength: f64) -> usize {
     let done = steps as f64 * strength;
     match class {
         Class::Lcm => 0, // its timesteps were already chosen from the weaker part of the schedule

@@ -5,7 +5,8 @@ use std::ops::Range;
 use crate::config::Settings;
 use crate::level::mix;
 use crate::{
-    BrownianPath, Class, Latents, Plan, RunOptions, SamplingError, SchedulerConfig, sampler_of,
+    BrownianPath, Class, Latents, NoiseSource, Plan, RunOptions, SamplingError, SchedulerConfig,
+    sampler_of,
 };
 
 /// The denoiser was told to stop, or failed; it keeps its own reason.
@@ -35,6 +36,12 @@ pub trait Denoiser {
     /// is to be drawn by itself.
     fn seeds(&self) -> Vec<u64> {
         Vec::new()
+    }
+
+    /// Where the normals of the path of picture `index` come from.
+    fn source(&self, index: usize) -> NoiseSource {
+        let _ = index;
+        NoiseSource::default()
     }
 
     /// May change the latents after every call to the network, before [`report`](Self::report) sees them; inpainting
@@ -129,7 +136,7 @@ pub fn sample(
         end,
         options,
         eta,
-        paths: paths(&settings, &plan, &latents, denoiser.seeds()),
+        paths: paths(&settings, &plan, &latents, denoiser),
         world: denoiser,
     };
     (sampler.run)(&mut walk, latents)
@@ -140,8 +147,9 @@ fn paths(
     settings: &Settings,
     plan: &Plan,
     latents: &Latents,
-    seeds: Vec<u64>,
+    denoiser: &dyn Denoiser,
 ) -> Vec<BrownianPath> {
+    let seeds = denoiser.seeds();
     let (n, c, h, w) = latents.dim();
     let levels = || plan.sigmas.iter().copied().filter(|sigma| *sigma > 0.0);
     let (least, most) = (
@@ -154,7 +162,11 @@ fn paths(
     seeds
         .into_iter()
         .map(|seed| settings.noise_sampler_seed.unwrap_or(seed))
-        .map(|seed| BrownianPath::new(seed, least, most, c * h * w))
+        .enumerate()
+        .map(|(index, seed)| {
+            let source = denoiser.source(index);
+            BrownianPath::of_source(source, seed, [least, most], c * h * w)
+        })
         .collect()
 }
 

@@ -275,6 +275,17 @@ pub fn choose(
     }
 }
 
+/// A config in which no key spaces the levels.
+fn without_spacings(mut config: SchedulerConfig) -> Result<SchedulerConfig, SamplingError> {
+    for key in SPACINGS {
+        let read = config.class().reads(key);
+        if read && config.stated(key).is_some_and(|value| value == true) {
+            config = config.with(key, false)?;
+        }
+    }
+    Ok(config)
+}
+
 impl Schedule {
     /// Every name it is found by.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
@@ -314,11 +325,7 @@ impl Schedule {
                 named: None,
             });
         }
-        for key in SPACINGS {
-            if sampler.class.reads(key) && config.stated(key).is_some_and(|value| value == true) {
-                config = config.with(key, false)?;
-            }
-        }
+        config = without_spacings(config)?;
         for (key, value) in stated.unwrap_or_default() {
             config = config.with(key, *value)?;
         }
@@ -329,6 +336,27 @@ impl Schedule {
             config,
             schedule,
             named,
+        })
+    }
+
+    /// Whether its levels can be those of a sampler.
+    pub(crate) fn walks(&self, config: &SchedulerConfig) -> bool {
+        let by_levels = sampler_of(config).visits == Visits::Levels;
+        by_levels && self.levels.is_some() && !config.settings().use_flow_sigmas
+    }
+
+    /// [`Schedule::on`] for programs that read all levels off the model's own table, whatever keys diffusers has.
+    pub(crate) fn on_levels(
+        &'static self,
+        config: SchedulerConfig,
+    ) -> Result<Choice, SamplingError> {
+        if !self.walks(&config) {
+            return self.on(config);
+        }
+        Ok(Choice {
+            config: without_spacings(config)?,
+            schedule: Some(self),
+            named: Some(self),
         })
     }
 

@@ -41,7 +41,10 @@ impl Default for Defaults {
 
 impl Defaults {
     /// What the folder's file says, else the values of its family's pipeline.
-    pub(crate) fn read(folder: &ModelFolder) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Format`] if the file is broken.
+    pub fn read(folder: &ModelFolder) -> Result<Self, Error> {
         let (files, family) = (folder.files(), folder.family());
         match files.read(FILE)? {
             Some(bytes) => Ok(parse_json(&bytes, &files.path().join(FILE))?),

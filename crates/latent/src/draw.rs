@@ -4,23 +4,26 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use latent_formats::{Filter, Picture};
-use latent_models::Context;
+use latent_models::Clock;
 use latent_nn::ops::{forget_packed, release_buffers};
-use latent_nn::{parameter_count, to_host};
+use latent_nn::parameter_count;
 use latent_sampling::{
-    Denoiser, GeneratorKind, Latents as Array, PictureGenerator, Plan, RunOptions, SamplingError,
-    Schedule, SchedulerConfig, StepReport, Stopped, choose, guidance, sample, sampler_of,
+    Compat, Denoiser, GeneratorKind, Latents as Array, NoiseSource, PictureGenerator, Plan,
+    RunOptions, SamplingError, Schedule, SchedulerConfig, StepReport, Stopped, choose_as, guidance,
+    sample, sampler_of,
 };
 use ndarray::s;
 
+use crate::briefing::{Briefing, part};
 use crate::hires::enlarged;
 use crate::latents::Latents;
 use crate::modes::Canvas;
 use crate::pipeline::{Pipeline, finite, scheduler};
+use crate::prompts::are_summed;
+use crate::reading::Pace;
 use crate::refine::{Refining, check_alone, refine_at};
 use crate::settings::Settings;
 use crate::start::{Begun, Origin, Seeds, stacked};
-use crate::steering::Steering;
 use crate::told::Told;
 use crate::{Error, Hires, Request, Variation};
 
@@ -158,13 +161,13 @@ impl Filled {
             .sampler
             .as_ref()
             .or(defaults.sampler.as_ref().filter(|_| !stated));
-        let choice = choose(
+        let choice = choose_as(
+            request.compat,
             &folder,
             name.map(String::as_str),
             request.schedule.as_deref(),
         )?;
         let config = choice.config;
-        let generator = request.generator.as_deref();
         let canvas = request.canvas()?;
         let [height, width] = pipeline.size();
         let (width, height) = match &canvas {
@@ -178,6 +181,7 @@ impl Filled {
         let sampler = sampler_of(&config);
         options.eta = request.eta.or(sampler.eta_of_pipelines());
         options.schedule = choice.schedule;
+        options.compat = request.compat;
         options.denoising_start = request.denoising_start;
         options.denoising_end = refine_at(pipeline, request).or(request.denoising_end);
         Ok(Self {
@@ -190,7 +194,7 @@ impl Filled {
             rescale: request.guidance_rescale,
             sampler: sampler.name,
             schedule: choice.named,
-            generator: generator.map_or(Ok(GeneratorKind::default()), GeneratorKind::from_name)?,
+            generator: request.generator_kind()?,
             config,
             options,
         })
@@ -216,7 +220,8 @@ impl Filled {
     fn passes(&self, pipeline: &Pipeline) -> Result<Vec<Pass>, Error> {
         let size = [self.width, self.height];
         let shape = Self::latent_shape(pipeline, size);
-        let origin = Origin::new(pipeline, self.canvas.as_ref(), shape)?;
+        let compat = self.options.compat;
+        let origin = Origin::new(pipeline, self.canvas.as_ref(), shape, compat)?;
         let plan = self.plan(&self.options, origin.strength())?;
         let mut passes = vec![Pass {
             end: plan.end(&self.config, &self.options)?,
@@ -225,26 +230,47 @@ impl Filled {
             size,
             shape,
             origin,
+            enlarged: None,
         }];
         if let Some(hires) = self.hires {
-            let steps = hires.steps.unwrap_or(self.options.steps);
+            let done = hires.steps.unwrap_or(self.options.steps);
+            let (compat, strength) = (self.options.compat, hires.strength);
+            let (steps, strength) = Plan::second_pass(&self.config, compat, done, strength)?;
             let options = RunOptions {
-                steps: Plan::steps_that_do(&self.config, steps, hires.strength)?,
+                steps,
                 ..self.options.clone()
             };
             let size = self.final_size();
             let shape = Self::latent_shape(pipeline, size);
-            let plan = self.plan(&options, Some(hires.strength))?;
+            let plan = self.plan(&options, Some(strength))?;
             passes.push(Pass {
                 end: plan.end(&self.config, &options)?,
                 plan,
                 options,
                 size,
                 shape,
-                origin: Origin::new(pipeline, None, shape)?,
+                origin: Origin::new(pipeline, None, shape, compat)?,
+                enlarged: Some(strength),
             });
         }
         Ok(passes)
+    }
+
+    /// Calls of the network that prompts count as its steps, of `steps` steps.
+    pub(crate) fn calls_of(&self, steps: usize) -> usize {
+        steps * sampler_of(&self.config).evaluations_per_step
+    }
+
+    /// The steps of each pass, as prompts count them.
+    fn paces(&self) -> Vec<Pace> {
+        let first = self.calls_of(self.options.steps);
+        let mut clocks = vec![Clock::of(first)];
+        clocks.extend(self.hires.map(|hires| Clock {
+            steps: self.calls_of(hires.steps.unwrap_or(self.options.steps)),
+            first_pass: Some(first),
+        }));
+        let pace = |clock| Pace { clock, before: 0 };
+        clocks.into_iter().map(pace).collect()
     }
 
     fn plan(&self, options: &RunOptions, strength: Option<f64>) -> Result<Plan, SamplingError> {
@@ -287,7 +313,7 @@ impl Filled {
             clip_skip: request.clip_skip.unwrap_or(0),
             eta: request.eta,
             guidance_rescale: self.rescale,
-            further: further(pipeline, request),
+            further: further(pipeline, request, &seeds),
             model: pipeline.model_name.clone(),
             adapters: pipeline.extras.names.clone(),
             strength: self.canvas.as_ref().map(|canvas| canvas.strength),
@@ -307,9 +333,12 @@ impl Filled {
 
 /// The seeds of each picture: a variation's other seed counts in the place of the seed.
 fn seeds(request: &Request) -> Vec<Seeds> {
-    let each = request.seeds().into_iter().enumerate();
+    let each = request.seeds();
+    let (shared, count) = (request.shares_seed(), each.len());
+    let each = each.into_iter().enumerate();
     each.map(|(k, seed)| Seeds {
         seed,
+        place: if shared { (k, count) } else { (0, 1) },
         variation: request.variation.map(|variation| Variation {
             seed: variation.seed.wrapping_add(k as u64),
             ..variation
@@ -329,6 +358,8 @@ struct Pass {
     /// `[c, h, w]` of one picture's latents.
     shape: [usize; 3],
     origin: Origin,
+    /// For the second, the strength that its plan was made for.
+    enlarged: Option<f64>,
 }
 
 impl Pass {
@@ -353,8 +384,13 @@ pub(crate) fn make_room(pipeline: &Pipeline) {
 }
 
 /// Settings of a picture that only some models have. Source of the refiner's keys: AUTOMATIC1111's.
-fn further(pipeline: &Pipeline, request: &Request) -> Vec<(&'static str, String)> {
-    let mut further = Vec::new();
+fn further(pipeline: &Pipeline, request: &Request, seeds: &Seeds) -> Vec<(&'static str, String)> {
+    let mut further = habits(request);
+    let (place, of) = seeds.place;
+    if of > 1 {
+        further.push(("Batch size", of.to_string()));
+        further.push(("Batch pos", place.to_string()));
+    }
     let sizes = &request.micro_conditioning;
     if !request.prompt_2.is_empty() {
         further.push(("Prompt 2", request.prompt_2.clone()));
@@ -374,6 +410,18 @@ fn further(pipeline: &Pipeline, request: &Request) -> Vec<(&'static str, String)
         further.push(("Refiner switch at", at.to_string()));
     }
     further
+}
+
+/// Whose habits were followed, where it was not diffusers'.
+fn habits(request: &Request) -> Vec<(&'static str, String)> {
+    let mut habits = Vec::new();
+    if request.compat != Compat::default() {
+        habits.push(("Compat", request.compat.name().to_owned()));
+    }
+    if let Some(weights) = request.weights {
+        habits.push(("Weights", weights.name().to_owned()));
+    }
+    habits
 }
 
 /// The seeds of pictures of so many latent positions each, as many together as are drawn at once.
@@ -417,9 +465,10 @@ pub(crate) fn draw(
     let passes = filled.passes(pipeline)?;
     let positions = passes.iter().map(|pass| pass.shape[1] * pass.shape[2]);
     let batches = batches(&filled.seeds, positions.max().unwrap_or(1));
-    let mut told = Told::new(pipeline, request, &filled)?;
+    let mut told = Told::new(pipeline, request, &filled, &filled.paces())?;
     make_room(pipeline);
-    let refining = Refining::of(pipeline, request, &filled)?;
+    let calls = passes.iter().map(|pass| pass.timesteps().len()).sum();
+    let refining = Refining::of(pipeline, request, &filled, calls)?;
     let each = passes.iter().flat_map(Pass::timesteps);
     let mut timesteps: Vec<f64> = each.copied().collect();
     let mut warnings = std::mem::take(&mut told.warnings);
@@ -477,8 +526,8 @@ impl Desk<'_, '_> {
         seeds: &[Seeds],
     ) -> Result<(Array, &'r Pipeline), Error> {
         let (mut small, mut generators) = (None, Vec::new());
-        for pass in passes {
-            let (latents, left) = self.walk(pass, seeds, small)?;
+        for (index, pass) in passes.iter().enumerate() {
+            let (latents, left) = self.walk((index, pass), seeds, small)?;
             // The decoder's results have other sizes than the U-Net's.
             release_buffers();
             (small, generators) = (Some(latents), left);
@@ -503,19 +552,20 @@ impl Desk<'_, '_> {
     /// The latents of a batch after a pass, and the generators as it left them; `small` are those of the pass before.
     fn walk(
         &mut self,
-        pass: &Pass,
+        (index, pass): (usize, &Pass),
         seeds: &[Seeds],
         small: Option<Array>,
     ) -> Result<(Array, Vec<PictureGenerator>), Error> {
         let (pipeline, filled) = (self.pipeline, self.filled);
-        let each = seeds.iter().map(|seeds| filled.generator.start(seeds.seed));
+        let each = seeds.iter().map(|seeds| seeds.start(filled.generator));
         let mut generators: Vec<PictureGenerator> = each.collect();
-        let (start, begun) = match (&filled.hires, small) {
-            (Some(hires), Some(small)) => {
+        let (start, begun) = match (&filled.hires, pass.enlarged, small) {
+            (Some(hires), Some(strength), Some(small)) => {
                 let size = [filled.width, filled.height];
-                let clean = enlarged(pipeline, hires, &small, size, &mut generators)?;
-                let start = (clean, hires.strength);
                 let origin = &pass.origin;
+                let draws = origin.draws_from(&mut generators);
+                let clean = enlarged(pipeline, hires, &small, size, draws)?;
+                let start = (clean, strength);
                 origin.begin_from(pipeline, &mut generators, seeds, start)?
             }
             _ => pass
@@ -523,22 +573,21 @@ impl Desk<'_, '_> {
                 .begin(pipeline, &mut generators, seeds, &pass.plan)?,
         };
         let batch = [seeds.len(), pass.timesteps().len()];
-        let (context, steering) = self.told.prepare(pipeline, pass.size, batch)?;
         let mut guided = Guided {
+            briefing: Briefing::new(pipeline, self.told, (index, pass.size), batch)?,
             pipeline,
-            context,
-            steering,
-            guidance: self.told.guidance,
             rescale: f64::from(filled.rescale),
+            generator: filled.generator,
             seeds,
             generators,
             begun,
             progress: &mut *self.progress,
             before: self.done,
             total: self.total,
+            failed: None,
         };
-        let latents = sample(&filled.config, &pass.options, start, &mut guided)?;
-        let generators = guided.generators;
+        let sampled = sample(&filled.config, &pass.options, start, &mut guided);
+        let (latents, generators) = guided.finished(sampled)?;
         self.done += pass.timesteps().len();
         finite(latents.as_slice().unwrap_or_default(), "the network")?;
         Ok((latents, generators))
@@ -548,10 +597,9 @@ impl Desk<'_, '_> {
 /// The network with guidance, as samplers see it.
 pub(crate) struct Guided<'a> {
     pub(crate) pipeline: &'a Pipeline,
-    pub(crate) context: Context,
-    pub(crate) steering: Steering<'a>,
-    pub(crate) guidance: Option<f64>,
+    pub(crate) briefing: Briefing<'a>,
     pub(crate) rescale: f64,
+    pub(crate) generator: GeneratorKind,
     /// One a picture, so that a picture does not depend on its neighbours.
     pub(crate) generators: Vec<PictureGenerator>,
     /// The seeds of each picture of the batch.
@@ -561,29 +609,49 @@ pub(crate) struct Guided<'a> {
     /// Evaluations of the walks before this one.
     pub(crate) before: usize,
     pub(crate) total: usize,
+    /// Why the network could not be called.
+    pub(crate) failed: Option<Error>,
+}
+
+impl Guided<'_> {
+    /// What a walk gave, and the generators as it left them.
+    pub(crate) fn finished(
+        self,
+        sampled: Result<Array, SamplingError>,
+    ) -> Result<(Array, Vec<PictureGenerator>), Error> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok((sampled?, self.generators)),
+        }
+    }
 }
 
 impl Denoiser for Guided<'_> {
     fn predict(&mut self, input: &Array, timestep: f64) -> Result<Array, Stopped> {
         let input = self.begun.channels(input);
-        let (n, c, h, w) = input.dim();
-        let copies = if self.guidance.is_some() { 2 } else { 1 };
-        let mut values = Vec::with_capacity(copies * input.len());
-        for _ in 0..copies {
-            values.extend(input.iter().copied());
-        }
-        let sample = self.pipeline.compute.tensor(values, [copies * n, c, h, w]);
-        let timesteps = vec![timestep as f32; copies * n];
-        let added = self.steering.next(&sample, &timesteps);
-        let unet = &self.pipeline.unet;
-        let output = unet.forward_steered(sample, &timesteps, &self.context, added.as_ref());
-        let (values, shape) = to_host(output);
-        let output = Array::from_shape_vec(shape, values).map_err(|_| Stopped)?;
-        let Some(strength) = self.guidance else {
-            return Ok(output);
+        let n = input.dim().0;
+        let outputs = match self.briefing.outputs(&input, timestep) {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                self.failed = Some(error);
+                return Err(Stopped);
+            }
         };
-        let unwanted = output.slice(s![..n, .., .., ..]).to_owned();
-        let wanted = output.slice(s![n.., .., .., ..]).to_owned();
+        let Some(strength) = self.briefing.guidance() else {
+            return Ok(outputs);
+        };
+        let unwanted = part(&outputs, 0, n);
+        let shares = self.briefing.shares();
+        let wanted = match are_summed(shares.iter().copied()) {
+            true => {
+                let each = shares.iter().enumerate();
+                let each: Vec<(f64, Array)> = each
+                    .map(|(k, share)| (*share, part(&outputs, k + 1, n)))
+                    .collect();
+                guidance::compose(&each, &unwanted)
+            }
+            false => part(&outputs, 1, n),
+        };
         let guided = guidance::guide(&wanted, &unwanted, strength);
         if self.rescale > 0.0 {
             return Ok(guidance::rescale(guided, &wanted, self.rescale));
@@ -593,6 +661,10 @@ impl Denoiser for Guided<'_> {
 
     fn seeds(&self) -> Vec<u64> {
         self.seeds.iter().map(|seeds| seeds.seed).collect()
+    }
+
+    fn source(&self, index: usize) -> NoiseSource {
+        self.seeds[index].source(self.generator)
     }
 
     fn noise(&mut self, [_, c, h, w]: [usize; 4]) -> Array {

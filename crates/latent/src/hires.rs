@@ -9,13 +9,13 @@ use crate::pipeline::Pipeline;
 use crate::start::{padded, stacked};
 
 /// The clean latents of the larger pictures `[n, c, h, w]` that the second pass begins with. Pixels are drawn from
-/// the encoder by each picture's generator, as image to image draws them.
-pub(crate) fn enlarged(
+/// the encoder by each picture's generator, as image to image draws them, or where there is none taken as their mean.
+pub(crate) fn enlarged<'g>(
     pipeline: &Pipeline,
     hires: &Hires,
     small: &Array,
     [width, height]: [usize; 2],
-    generators: &mut [PictureGenerator],
+    generators: impl Iterator<Item = Option<&'g mut PictureGenerator>>,
 ) -> Result<Array, Error> {
     let factor = pipeline.downsampling();
     let [wide, high] = hires.size([width, height]);
@@ -35,7 +35,7 @@ pub(crate) fn enlarged(
                     let picture = padded(&picture, factor)?;
                     let size = [picture.height(), picture.width()];
                     let moments = pipeline.moments(picture.to_f32_nchw(), size);
-                    pipeline.latents_of(&moments, Some(generator))
+                    pipeline.latents_of(&moments, generator)
                 })
                 .collect();
             Ok(stacked(&each?))

@@ -17,7 +17,9 @@
 //! [`sampling`], for those who build their own loop.
 
 mod adapters;
+mod briefing;
 mod builtin;
+mod compat;
 mod defaults;
 mod draw;
 mod error;
@@ -28,6 +30,8 @@ mod mask;
 mod micro_conditioning;
 mod modes;
 mod pipeline;
+mod prompts;
+mod reading;
 mod refine;
 mod request;
 mod sdxl;
@@ -50,6 +54,7 @@ pub use latents::Latents;
 pub use micro_conditioning::MicroConditioning;
 pub use modes::{Hires, PictureSource, Upscaler, Variation};
 pub use pipeline::{Builder, Parts, Pipeline, open_folder, open_folder_predicting};
+pub use prompts::{PromptReport, ReadPrompt, ReadStage};
 pub use request::Request;
 pub use settings::Settings;
 

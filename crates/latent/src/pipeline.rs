@@ -59,7 +59,8 @@ impl Text {
         if let Some(cut) = &encoded.cut {
             let room = encoded.ids.len().saturating_sub(2);
             let warning = format!(
-                "the prompt is too long: this model reads {room} tokens, so this end was cut: \"{cut}\""
+                "the prompt is too long: this model reads {room} tokens at once, so this end was cut: \"{cut}\"; \
+                 `--weights a1111` reads all of it"
             );
             // The encoders of one model mostly cut the same.
             if !warnings.contains(&warning) {

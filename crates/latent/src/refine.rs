@@ -2,11 +2,14 @@
 
 use std::ops::ControlFlow;
 
+use latent_models::Clock;
 use latent_sampling::{Latents as Array, PictureGenerator, Plan, Start, sample};
 
+use crate::briefing::Briefing;
 use crate::draw::{Filled, Generated, Guided, Progress, assembled, batches, make_room};
 use crate::latents::Latents;
 use crate::pipeline::{Pipeline, finite};
+use crate::reading::Pace;
 use crate::start::{Origin, Seeds};
 use crate::told::Told;
 use crate::{Error, Request};
@@ -49,11 +52,12 @@ pub(crate) struct Refining<'a> {
 }
 
 impl<'a> Refining<'a> {
-    /// Of the refiner of `base`, if it has one; sizes and steps are those of the base's request.
+    /// Of the refiner of `base`, if it has one; sizes and steps are those of the base's request, which made so many calls.
     pub(crate) fn of(
         base: &'a Pipeline,
         request: &Request,
         filled: &Filled,
+        calls: usize,
     ) -> Result<Option<Self>, Error> {
         let (Some(refiner), Some(at)) = (&base.refiner, refine_at(base, request)) else {
             return Ok(None);
@@ -73,18 +77,27 @@ impl<'a> Refining<'a> {
             variation: None,
             ..request.clone()
         };
-        Self::new(refiner, &request).map(Some)
+        Self::new(refiner, &request, Some(calls)).map(Some)
     }
 
-    fn new(pipeline: &'a Pipeline, request: &Request) -> Result<Self, Error> {
+    /// `before` are the calls that were made before; where it is not known, those that a run from noise makes.
+    fn new(
+        pipeline: &'a Pipeline,
+        request: &Request,
+        before: Option<usize>,
+    ) -> Result<Self, Error> {
         let filled = Filled::new(pipeline, request)?;
         let plan = Plan::new(&filled.config, &filled.options)?;
         let end = plan.end(&filled.config, &filled.options)?;
-        let told = Told::new(pipeline, request, &filled)?;
+        let pace = Pace {
+            clock: Clock::of(filled.calls_of(filled.options.steps)),
+            before: before.unwrap_or(plan.first),
+        };
+        let told = Told::new(pipeline, request, &filled, &[pace])?;
         make_room(pipeline);
         let shape = Filled::latent_shape(pipeline, [filled.width, filled.height]);
         Ok(Self {
-            origin: Origin::new(pipeline, None, shape)?,
+            origin: Origin::new(pipeline, None, shape, filled.options.compat)?,
             pipeline,
             filled,
             told,
@@ -112,13 +125,11 @@ impl<'a> Refining<'a> {
     ) -> Result<Array, Error> {
         let size = [self.filled.width, self.filled.height];
         let batch = [seeds.len(), self.timesteps.len()];
-        let (context, steering) = self.told.prepare(self.pipeline, size, batch)?;
         let begun = self.origin.go_on(self.pipeline, &mut generators)?;
         let mut guided = Guided {
+            briefing: Briefing::new(self.pipeline, &self.told, (0, size), batch)?,
             pipeline: self.pipeline,
-            context,
-            steering,
-            guidance: self.told.guidance,
+            generator: self.filled.generator,
             rescale: f64::from(self.filled.rescale),
             generators,
             seeds,
@@ -126,9 +137,11 @@ impl<'a> Refining<'a> {
             progress,
             before,
             total,
+            failed: None,
         };
         let (config, options) = (&self.filled.config, &self.filled.options);
-        let latents = sample(config, options, Start::Latents(latents), &mut guided)?;
+        let sampled = sample(config, options, Start::Latents(latents), &mut guided);
+        let (latents, _) = guided.finished(sampled)?;
         finite(latents.as_slice().unwrap_or_default(), "the refiner")?;
         Ok(latents)
     }
@@ -177,15 +190,15 @@ pub(crate) fn refine(
         height: Some(h * factor),
         ..request.clone()
     };
-    let refining = Refining::new(pipeline, &request)?;
+    let refining = Refining::new(pipeline, &request, None)?;
     let batches = batches(&refining.filled.seeds, h * w);
     let total = refining.timesteps.len() * batches.len();
     let (mut finals, mut pictures, mut first) = (Vec::new(), Vec::new(), 0);
     for (index, seeds) in batches.iter().enumerate() {
         let rows = ndarray::s![first..first + seeds.len(), .., .., ..];
         first += seeds.len();
-        let each = seeds.iter().map(|seeds| seeds.seed);
-        let generators = each.map(|seed| refining.filled.generator.start(seed));
+        let each = seeds.iter();
+        let generators = each.map(|seeds| seeds.start(refining.filled.generator));
         let latents = refining.go_on(
             latents.array().slice(rows).to_owned(),
             (seeds, generators.collect()),

@@ -1,5 +1,7 @@
 //! What one picture, or one batch of pictures, needs.
 
+use latent_models::Weights;
+use latent_sampling::Compat;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -76,7 +78,14 @@ pub struct Request {
     /// A name of [`crate::sampling::SCHEDULES`], or another program's; absent for the sampler's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
-    /// Where noise comes from: `torch` (the default, as diffusers on the CPU) or `philox` (as image tools on NVIDIA GPUs).
+    /// Whose habits are followed where programs differ: how prompts are read, and what is left open here.
+    #[serde(skip_serializing_if = "is_default")]
+    pub compat: Compat,
+    /// What the weights of the prompts' words do; that of `compat` if `None`. Weights are read where either asks for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
+    /// Where noise comes from: `torch` (as diffusers on the CPU), `philox` (as A1111 on NVIDIA GPUs) or `comfyui`; that of
+    /// `compat` if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generator: Option<String>,
     /// Share of fresh noise in each step, for samplers that read it (`ddim`): 0 to 1.
@@ -123,6 +132,14 @@ pub struct Request {
 )]
 fn is_zero(value: &f32) -> bool {
     *value == 0.0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's `skip_serializing_if` passes a reference"
+)]
+fn is_default(compat: &Compat) -> bool {
+    *compat == Compat::default()
 }
 
 fn is_none_or_zero(value: &Option<usize>) -> bool {
@@ -213,7 +230,11 @@ impl Request {
     pub fn seeds(&self) -> Vec<u64> {
         let first = self.seeds.first().copied().unwrap_or(0);
         match self.count {
-            Some(count) if self.seeds.len() <= 1 && self.variation.is_some() => vec![first; count],
+            Some(count)
+                if self.seeds.len() <= 1 && (self.variation.is_some() || self.shares_seed()) =>
+            {
+                vec![first; count]
+            }
             Some(count) if self.seeds.len() <= 1 => {
                 (0..count as u64).map(|k| first.wrapping_add(k)).collect()
             }
@@ -262,6 +283,7 @@ impl Request {
                 ));
             }
         }
+        self.validate_prompts()?;
         self.validate_modes()?;
         self.validate_strengths()
     }

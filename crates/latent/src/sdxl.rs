@@ -16,12 +16,22 @@ pub(crate) struct Sdxl {
     scored: bool,
 }
 
-/// One picture's words as all text encoders read them.
+/// One picture's words as all text encoders read them; the first prompt goes to the first encoder there is.
 pub(crate) struct Words {
-    /// States `[1, l, c]`.
-    text: Tensor<3>,
-    /// `[1, p]`.
-    pooled: Tensor<2>,
+    /// States of all encoders side by side, `[1, l, c]`.
+    pub(crate) text: Tensor<3>,
+    /// Of the second encoder, which is the last: `[1, p]`.
+    pub(crate) pooled: Tensor<2>,
+}
+
+impl Words {
+    /// Zeros in their place.
+    pub(crate) fn zeros(&self) -> Self {
+        Self {
+            text: self.text.zeros_like(),
+            pooled: self.pooled.zeros_like(),
+        }
+    }
 }
 
 impl Sdxl {
@@ -34,65 +44,14 @@ impl Sdxl {
         }
     }
 
-    /// The words as the U-Net is told them: the wanted half, and with `guided` the other.
+    /// What each encoder is to read of what is unwanted, or `None` where zeros take its place.
     ///
     /// Source: diffusers' `StableDiffusionXLPipeline.encode_prompt`.
-    pub(crate) fn tell(
-        &self,
-        pipeline: &Pipeline,
-        request: &Request,
-        guided: bool,
-        warnings: &mut Vec<String>,
-    ) -> (Words, Option<Words>) {
-        self.warn_of_no_effect(pipeline, request, warnings);
-        let prompts = [&request.prompt, or(&request.prompt_2, &request.prompt)];
-        let skip = request.clip_skip.unwrap_or(0);
-        let wanted = self.read(pipeline, (prompts, skip), warnings);
-        if !guided {
-            return (wanted, None);
-        }
-        let negative = &request.negative_prompt;
-        let negatives = [negative, or(&request.negative_prompt_2, negative)];
-        let zeros = request
-            .force_zeros_for_empty_prompt
-            .unwrap_or(self.zeros_for_empty);
-        let unwanted = if zeros && negatives.iter().all(|words| words.is_empty()) {
-            Words {
-                text: wanted.text.zeros_like(),
-                pooled: wanted.pooled.zeros_like(),
-            }
-        } else {
-            self.read(pipeline, (negatives, 0), warnings)
-        };
-        (wanted, Some(unwanted))
-    }
-
-    /// The states of all encoders side by side; the first prompt goes to the first encoder there is.
-    fn read(
-        &self,
-        pipeline: &Pipeline,
-        (prompts, skip): ([&String; 2], usize),
-        warnings: &mut Vec<String>,
-    ) -> Words {
-        let encoders = pipeline.text.iter().chain([&self.text_2]);
-        let mut read = Vec::new();
-        for (text, words) in encoders.zip(prompts) {
-            let encoded = text.encode(words, warnings);
-            let ids = pipeline.compute.ids(&encoded, [1, encoded.len()]);
-            let states = text.encoder.forward(ids.clone());
-            // Always from the last layer but one on, and never normalised.
-            let hidden = match skip {
-                0 => states.penultimate,
-                skip => text.encoder.forward_hidden(ids, skip + 1),
-            };
-            read.push((hidden, states.pooled));
-        }
-        let (hidden, mut pooled): (Vec<_>, Vec<_>) = read.into_iter().unzip();
-        Words {
-            text: Tensor::cat(hidden, 2),
-            // Of the second encoder, which is the last.
-            pooled: pooled.swap_remove(pooled.len() - 1),
-        }
+    pub(crate) fn unwanted<'r>(&self, request: &'r Request) -> Option<[&'r str; 2]> {
+        let negatives = negatives(request);
+        let zeros = request.zeros_for_empty().unwrap_or(self.zeros_for_empty);
+        let all_empty = negatives.iter().all(|words| words.is_empty());
+        (!(zeros && all_empty)).then_some(negatives)
     }
 
     /// The conditions of several pictures of `size`, width and height, as one; the first `unwanted` are what guidance
@@ -116,7 +75,7 @@ impl Sdxl {
     }
 
     /// Says which settings mean nothing to this one of the two models.
-    fn warn_of_no_effect(
+    pub(crate) fn warn_of_no_effect(
         &self,
         pipeline: &Pipeline,
         request: &Request,
@@ -140,8 +99,18 @@ impl Sdxl {
     }
 }
 
+/// What each text encoder is to read of what is wanted.
+pub(crate) fn prompts(request: &Request) -> [&str; 2] {
+    [&request.prompt, or(&request.prompt_2, &request.prompt)]
+}
+
+fn negatives(request: &Request) -> [&str; 2] {
+    let first = &request.negative_prompt;
+    [first, or(&request.negative_prompt_2, first)]
+}
+
 /// `words`, or `instead` where there are none.
-fn or<'a>(words: &'a String, instead: &'a String) -> &'a String {
+fn or<'a>(words: &'a str, instead: &'a str) -> &'a str {
     if words.is_empty() { instead } else { words }
 }
 

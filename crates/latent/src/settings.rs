@@ -115,8 +115,10 @@ impl Settings {
         if let Some(blur) = self.mask_blur {
             let _ = write!(text, ", Mask blur: {blur}");
         }
-        if self.generator == GeneratorKind::Philox {
-            text.push_str(", RNG: NV");
+        match self.generator {
+            GeneratorKind::Torch => {}
+            GeneratorKind::Philox => text.push_str(", RNG: NV"),
+            GeneratorKind::ComfyUi => text.push_str(", RNG: ComfyUI"),
         }
         for (key, value) in &self.further {
             let _ = write!(text, ", {key}: {}", quoted(value));

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use burn::tensor::Tensor;
 use latent_formats::Picture;
 use latent_nn::to_host;
-use latent_sampling::{Latents as Array, PictureGenerator, Plan, Start, slerp};
+use latent_sampling::{
+    Compat, GeneratorKind, Latents as Array, NoiseSource, PictureGenerator, Plan, Start, slerp,
+};
 use ndarray::{Axis, Zip, concatenate, s};
 
 use crate::mask::extended;
@@ -58,7 +60,22 @@ impl Pipeline {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seeds {
     pub(crate) seed: u64,
+    /// Its place among the pictures that share the seed, and how many those are, for generators that have them share it.
+    pub(crate) place: (usize, usize),
     pub(crate) variation: Option<Variation>,
+}
+
+impl Seeds {
+    /// Which numbers of the seed are the picture's.
+    pub(crate) fn source(&self, kind: GeneratorKind) -> NoiseSource {
+        let (place, of) = self.place;
+        NoiseSource { kind, place, of }
+    }
+
+    /// The picture's generator.
+    pub(crate) fn start(&self, kind: GeneratorKind) -> PictureGenerator {
+        self.source(kind).start(self.seed)
+    }
 }
 
 /// What all pictures of a request begin with, before any noise.
@@ -75,6 +92,8 @@ pub(crate) struct Origin {
     shape: [usize; 3],
     /// The mask is so thin that latents lose most of it.
     pub(crate) thin: bool,
+    /// Whether the encoder's latents are drawn, and not their mean.
+    draws: bool,
 }
 
 impl Origin {
@@ -83,6 +102,7 @@ impl Origin {
         pipeline: &Pipeline,
         canvas: Option<&Canvas>,
         shape: [usize; 3],
+        compat: Compat,
     ) -> Result<Self, Error> {
         let factor = pipeline.downsampling();
         let size = [shape[1] * factor, shape[2] * factor];
@@ -106,6 +126,8 @@ impl Origin {
             mask: mask.map(|(mask, _)| mask),
             masked,
             shape,
+            // The first noise of other programs begins their seed's stream.
+            draws: compat == Compat::Diffusers,
         })
     }
 
@@ -129,16 +151,16 @@ impl Origin {
         let holds = self.mask.is_some() && self.masked.is_none();
         let clean = match &self.picture {
             Some(moments) if holds || self.strength().is_some() => {
-                Some(drawn(pipeline, moments, generators)?)
+                Some(self.drawn(pipeline, moments, generators)?)
             }
             _ => None,
         };
         let noise = self.noise(generators, seeds);
         let beside = match &self.masked {
-            Some(masked) => Some(self.beside(&drawn(pipeline, masked, generators)?)?),
+            Some(masked) => Some(self.beside(&self.drawn(pipeline, masked, generators)?)?),
             None => None,
         };
-        if let (true, Some(picture)) = (holds, &self.picture)
+        if let (true, Some(picture)) = (holds && self.draws, &self.picture)
             && picture.deviation.is_some()
         {
             // diffusers draws the masked picture's latents for every network, also for one that does not look at them.
@@ -185,7 +207,7 @@ impl Origin {
         generators: &mut [PictureGenerator],
     ) -> Result<Begun, Error> {
         let beside = match &self.masked {
-            Some(masked) => Some(self.beside(&drawn(pipeline, masked, generators)?)?),
+            Some(masked) => Some(self.beside(&self.drawn(pipeline, masked, generators)?)?),
             None => None,
         };
         Ok(Begun {
@@ -193,6 +215,31 @@ impl Origin {
             beside,
             known: None,
         })
+    }
+
+    /// The generators, where the encoder's latents are drawn.
+    pub(crate) fn draws_from<'g>(
+        &self,
+        generators: &'g mut [PictureGenerator],
+    ) -> impl Iterator<Item = Option<&'g mut PictureGenerator>> {
+        let draws = self.draws;
+        generators
+            .iter_mut()
+            .map(move |one| Some(one).filter(|_| draws))
+    }
+
+    /// The latents of `moments` for each generator, `[n, c, h, w]`.
+    fn drawn(
+        &self,
+        pipeline: &Pipeline,
+        moments: &Moments,
+        generators: &mut [PictureGenerator],
+    ) -> Result<Array, Error> {
+        let each: Result<Vec<Array>, Error> = self
+            .draws_from(generators)
+            .map(|generator| pipeline.latents_of(moments, generator))
+            .collect();
+        Ok(stacked(&each?))
     }
 
     /// Unit noise of each picture, on its way to its variation's.
@@ -233,19 +280,6 @@ fn started(clean: Option<Array>, noise: Array, strength: Option<f64>) -> (Start,
         (Some(clean), Some(strength)) => (Start::Picture { clean, strength }, Some(noise)),
         _ => (Start::Noise(noise), None),
     }
-}
-
-/// One draw of `moments` a generator, `[n, c, h, w]`.
-fn drawn(
-    pipeline: &Pipeline,
-    moments: &Moments,
-    generators: &mut [PictureGenerator],
-) -> Result<Array, Error> {
-    let each: Result<Vec<Array>, Error> = generators
-        .iter_mut()
-        .map(|generator| pipeline.latents_of(moments, Some(generator)))
-        .collect();
-    Ok(stacked(&each?))
 }
 
 /// Pictures of one shape `[1, c, h, w]` as one batch.

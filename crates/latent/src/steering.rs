@@ -8,75 +8,75 @@ use crate::Error;
 use crate::adapters::Control;
 use crate::pipeline::Pipeline;
 
-/// The ControlNets of a batch, each with its picture and the words.
+/// The ControlNets of a batch, each with its picture.
 pub(crate) struct Steering<'a> {
     networks: Vec<Steer<'a>>,
-    /// Pictures of the batch.
-    pictures: usize,
-    /// Evaluations of the U-Net in this run, and those done.
+    /// Evaluations of the U-Net in this run.
     calls: usize,
-    done: usize,
 }
 
 struct Steer<'a> {
     network: &'a ControlNet,
     control: &'a Control,
-    context: ControlNetContext,
-    /// It sees the wanted half only; the other half is given nothing.
-    half: bool,
+    /// `[1, 3, h, w]`.
+    picture: Tensor<4>,
 }
 
 impl<'a> Steering<'a> {
-    /// `text` holds the states of both halves of guidance, the unwanted first, or of the wanted alone; `calls` counts
-    /// the evaluations to come.
+    /// For pictures of this width and height; `calls` counts the evaluations to come.
     pub(crate) fn new(
         pipeline: &'a Pipeline,
-        text: Option<&Tensor<3>>,
         [width, height]: [usize; 2],
-        (pictures, calls): (usize, usize),
+        calls: usize,
     ) -> Result<Self, Error> {
         let mut networks = Vec::new();
         for (network, control) in &pipeline.extras.controls {
+            let picture = control.picture.resize(width, height, Filter::Lanczos)?;
+            // `[-1, 1]` to `[0, 1]`.
+            let values = picture.to_f32_nchw();
+            let values = values.into_iter().map(|value| (value + 1.0) / 2.0);
+            let compute = &pipeline.compute;
+            networks.push(Steer {
+                network,
+                control,
+                picture: compute.tensor(values.collect(), [1, 3, height, width]),
+            });
+        }
+        Ok(Self { networks, calls })
+    }
+
+    /// What each network knows beforehand of the states `text` of so many unwanted rows and the wanted ones after them;
+    /// `None` for one that leads without words and has nothing to say of the unwanted alone.
+    pub(crate) fn prepare(
+        &self,
+        text: Option<&Tensor<3>>,
+        [unwanted, wanted]: [usize; 2],
+    ) -> Result<Vec<Option<ControlNetContext>>, Error> {
+        let prepare = |steer: &Steer<'_>| {
             let Some(text) = text else {
                 return Err(Error::Request(
                     "this model is told no words, and ControlNets look at words; leave `control` out".into(),
                 ));
             };
-            let picture = control.picture.resize(width, height, Filter::Lanczos)?;
-            // `[-1, 1]` to `[0, 1]`.
-            let values = picture.to_f32_nchw();
-            let values = values.into_iter().map(|value| (value + 1.0) / 2.0);
-            let picture = pipeline
-                .compute
-                .tensor(values.collect(), [1, 3, height, width]);
             let [n, length, channels] = text.dims();
-            let half = control.guess && n > pictures;
-            let text = if half {
-                text.clone()
-                    .slice([n - pictures..n, 0..length, 0..channels])
-            } else {
-                text.clone()
+            let text = match steer.control.guess && unwanted > 0 {
+                true if wanted == 0 => return Ok(None),
+                true => text.clone().slice([n - wanted..n, 0..length, 0..channels]),
+                false => text.clone(),
             };
-            networks.push(Steer {
-                network,
-                control,
-                context: network.prepare(picture, &text),
-                half,
-            });
-        }
-        Ok(Self {
-            networks,
-            pictures,
-            calls,
-            done: 0,
-        })
+            Ok(Some(steer.network.prepare(steer.picture.clone(), &text)))
+        };
+        self.networks.iter().map(prepare).collect()
     }
 
-    /// What the next evaluation of the U-Net is given for `sample [n, c, h, w]`; `None` for nothing.
-    pub(crate) fn next(&mut self, sample: &Tensor<4>, timesteps: &[f32]) -> Option<Residuals> {
-        let call = self.done;
-        self.done += 1;
-        let active = self.networks.iter().filter(|steer| {
+    /// What the evaluation `call` of the U-Net is given for `sample [n, c, h, w]`; `None` for nothing.
+    pub(crate) fn residuals(
+        &self,
+        (contexts, call): (&[Option<ControlNetContext>], usize),
+        sample: (&Tensor<4>, &[f32]),
+        rows: [usize; 2],
+    ) -> Option<Residuals> {
+        let active = self.networks.iter().zip(contexts).filter(|(steer, _)| {
             // Source: diffusers' `StableDiffusionControlNetPipeline.__call__`, `controlnet_keep`.
             let (before, after) = (
                 call as f64 / self.calls as f64,
@@ -85,21 +85,28 @@ impl<'a> Steering<'a> {
             before >= steer.control.start && after <= steer.control.end
         });
         active
-            .map(|steer| steer.residuals(sample, timesteps, self.pictures))
+            .filter_map(|(steer, context)| Some(steer.residuals(context.as_ref()?, sample, rows)))
             .reduce(Residuals::plus)
     }
 }
 
 impl Steer<'_> {
-    fn residuals(&self, sample: &Tensor<4>, timesteps: &[f32], pictures: usize) -> Residuals {
+    fn residuals(
+        &self,
+        context: &ControlNetContext,
+        (sample, timesteps): (&Tensor<4>, &[f32]),
+        [unwanted, wanted]: [usize; 2],
+    ) -> Residuals {
         let [n, c, h, w] = sample.dims();
-        let (sample, timesteps) = if self.half {
-            let wanted = sample.clone().slice([n - pictures..n, 0..c, 0..h, 0..w]);
-            (wanted, &timesteps[n - pictures..])
+        // It sees the wanted half only; the other half is given nothing.
+        let half = self.control.guess && unwanted > 0;
+        let (sample, timesteps) = if half {
+            let seen = sample.clone().slice([n - wanted..n, 0..c, 0..h, 0..w]);
+            (seen, &timesteps[n - wanted..])
         } else {
             (sample.clone(), timesteps)
         };
-        let residuals = self.network.forward(sample, timesteps, &self.context);
+        let residuals = self.network.forward(sample, timesteps, context);
         let count = residuals.count();
         let strength = self.control.strength;
         let residuals = if self.control.guess {
@@ -112,8 +119,8 @@ impl Steer<'_> {
         } else {
             residuals.scaled(&vec![strength; count])
         };
-        if self.half {
-            residuals.after_nothing(n - pictures)
+        if half {
+            residuals.after_nothing(unwanted)
         } else {
             residuals
         }

@@ -1,35 +1,55 @@
 //! What the network is told of a picture: words, sizes, a class.
 
 use burn::tensor::Tensor;
-use latent_models::{Conditioning, Context, UNetCondition};
+use latent_models::{Conditioning, UNetCondition};
 
 use crate::draw::Filled;
 use crate::pipeline::Pipeline;
-use crate::sdxl::{Words, warn_of_no_effect};
-use crate::steering::Steering;
+use crate::prompts::{are_summed, split, surprises};
+use crate::reading::{Condition, Line, Pace, Reader};
+use crate::sdxl::{Words, prompts, warn_of_no_effect};
 use crate::{Error, MicroConditioning, Request};
 
 /// What the network is told of one picture, with and without guidance's other half.
 pub(crate) struct Told {
-    /// The wanted condition, and what guidance moves away from.
-    wanted: Condition,
-    unwanted: Option<Condition>,
+    conditions: Vec<Condition>,
+    /// What each pass is told.
+    courses: Vec<Course>,
+    /// The share of each prompt in the sum of what the network finds.
+    pub(crate) shares: Vec<f64>,
     pub(crate) guidance: Option<f64>,
     /// The strength as it is told to a network that was distilled over strengths.
-    strength: f32,
+    pub(crate) strength: f32,
     /// Sizes that Stable Diffusion XL is told.
     sizes: MicroConditioning,
     pub(crate) warnings: Vec<String>,
 }
 
-/// One picture's condition.
-enum Condition {
-    /// Text states `[1, l, c]`.
-    Text(Box<Tensor<3>>),
-    /// What Stable Diffusion XL's text encoders read.
-    Words(Box<Words>),
-    Class(u32),
-    Nothing,
+/// What a pass is told on its way.
+pub(crate) struct Course {
+    /// Calls of the network before it.
+    before: usize,
+    /// The prompts that are followed at once.
+    wanted: Vec<Line>,
+    /// What guidance moves away from.
+    unwanted: Option<Line>,
+}
+
+impl Course {
+    /// Places of the conditions at a call of the pass: the unwanted one, if there is one, then those that are wanted.
+    pub(crate) fn at(&self, call: usize) -> (Option<usize>, Vec<usize>) {
+        let call = self.before + call;
+        let unwanted = self.unwanted.as_ref().map(|line| line.at(call));
+        let wanted = self.wanted.iter().map(|line| line.at(call));
+        (unwanted, wanted.collect())
+    }
+}
+
+/// Conditions, the courses over them, and the share of each prompt.
+struct Telling {
+    conditions: Vec<Condition>,
+    courses: Vec<Course>,
+    shares: Vec<f64>,
 }
 
 impl Told {
@@ -37,6 +57,7 @@ impl Told {
         pipeline: &Pipeline,
         request: &Request,
         filled: &Filled,
+        paces: &[Pace],
     ) -> Result<Self, Error> {
         let mut warnings = Vec::new();
         if pipeline.autoencoder.scaling().assumed {
@@ -47,7 +68,12 @@ impl Told {
             ));
         }
         let distilled = pipeline.unet.config().time_cond_proj_dim.is_some();
-        let strength = Some(f64::from(filled.guidance)).filter(|&one| one > 1.0 && !distilled);
+        let stated = f64::from(filled.guidance);
+        let mut strength = Some(stated).filter(|&one| one > 1.0 && !distilled);
+        if strength.is_none() && summed(pipeline, request)? {
+            // What several prompts find is added to what the unwanted one finds, however strong.
+            strength = Some(if distilled { 1.0 } else { stated });
+        }
         if strength.is_none() && !request.negative_prompt.is_empty() {
             warnings.push(
                 match distilled {
@@ -57,48 +83,41 @@ impl Told {
                 .to_owned(),
             );
         }
-        let (wanted, unwanted) = Self::halves(pipeline, request, strength, &mut warnings)?;
-        let guidance = unwanted.as_ref().and(strength);
+        let guided = strength.is_some();
+        let telling = Self::tell(pipeline, request, (guided, paces), &mut warnings)?;
+        let unwanted = telling
+            .courses
+            .iter()
+            .any(|course| course.unwanted.is_some());
         Ok(Self {
-            wanted,
-            unwanted,
-            guidance,
+            conditions: telling.conditions,
+            courses: telling.courses,
+            shares: telling.shares,
+            guidance: strength.filter(|_| unwanted),
             strength: filled.guidance,
             sizes: request.micro_conditioning.clone(),
             warnings,
         })
     }
 
-    /// The wanted condition, and with a strength what guidance moves away from.
-    fn halves(
+    /// What is wanted, and where `guided` what guidance moves away from.
+    fn tell(
         pipeline: &Pipeline,
         request: &Request,
-        strength: Option<f64>,
+        (guided, paces): (bool, &[Pace]),
         warnings: &mut Vec<String>,
-    ) -> Result<(Condition, Option<Condition>), Error> {
-        if let Some(sdxl) = &pipeline.sdxl {
-            let (wanted, unwanted) = sdxl.tell(pipeline, request, strength.is_some(), warnings);
-            let boxed = |words| Condition::Words(Box::new(words));
-            return Ok((boxed(wanted), unwanted.map(boxed)));
+    ) -> Result<Telling, Error> {
+        match &pipeline.sdxl {
+            Some(sdxl) => sdxl.warn_of_no_effect(pipeline, request, warnings),
+            None => warn_of_no_effect(request, warnings),
         }
-        warn_of_no_effect(request, warnings);
-        match pipeline.conditioning() {
-            Conditioning::Text => {
-                let mut read = |words: &str, clip_skip| read(pipeline, words, clip_skip, warnings);
-                let wanted = read(&request.prompt, request.clip_skip.unwrap_or(0))?;
-                // diffusers skips layers for the wanted words only.
-                let unwanted = strength
-                    .map(|_| read(&request.negative_prompt, 0))
-                    .transpose()?;
-                Ok((wanted, unwanted))
-            }
+        let (wanted, unwanted) = match pipeline.conditioning() {
+            Conditioning::Text => return words(pipeline, request, (guided, paces), warnings),
             Conditioning::Class { count } => {
                 let wanted = Condition::Class(class(pipeline, &request.prompt, count)?);
                 // Training leaves the last class for "no class".
-                Ok((
-                    wanted,
-                    strength.map(|_| Condition::Class(count.saturating_sub(1) as u32)),
-                ))
+                let none = Condition::Class(count.saturating_sub(1) as u32);
+                (wanted, guided.then_some(none))
             }
             Conditioning::None => {
                 if !request.prompt.is_empty() {
@@ -107,68 +126,57 @@ impl Told {
                             .to_owned(),
                     );
                 }
-                Ok((Condition::Nothing, None))
+                (Condition::Nothing, None)
             }
-        }
-    }
-
-    /// What the network, and the networks that steer it, are told of a batch of `n` pictures of `size`, width and
-    /// height, for `calls` evaluations.
-    pub(crate) fn prepare<'a>(
-        &self,
-        pipeline: &'a Pipeline,
-        size: [usize; 2],
-        [n, calls]: [usize; 2],
-    ) -> Result<(Context, Steering<'a>), Error> {
-        let (condition, count) = self.condition(pipeline, size, n);
-        let text = match &condition {
-            UNetCondition::Text(states) => Some(states),
-            UNetCondition::TextTime(told) => Some(&told.text),
-            UNetCondition::Class(_) | UNetCondition::None => None,
         };
-        // As large as the latents are.
-        let padded = size.map(|side| side.next_multiple_of(pipeline.downsampling()));
-        let steering = Steering::new(pipeline, text, padded, (n, calls))?;
-        let context = pipeline.unet.prepare(condition, count);
-        let context = pipeline.unet.with_guidance(context, self.strength, count);
-        Ok((context, steering))
+        let course = |pace: &Pace| Course {
+            before: pace.before,
+            wanted: vec![Line::always(0)],
+            unwanted: unwanted.as_ref().map(|_| Line::always(1)),
+        };
+        Ok(Telling {
+            courses: paces.iter().map(course).collect(),
+            conditions: [wanted].into_iter().chain(unwanted).collect(),
+            shares: vec![1.0],
+        })
     }
 
-    /// The condition of a batch of `n` pictures and how many it is for: the unwanted half first, as diffusers has it.
-    fn condition(&self, pipeline: &Pipeline, size: [usize; 2], n: usize) -> (UNetCondition, usize) {
-        let conditions: Vec<&Condition> = self
-            .unwanted
-            .iter()
-            .chain([&self.wanted])
+    /// What the pass of an index is told.
+    pub(crate) fn course(&self, pass: usize) -> &Course {
+        &self.courses[pass]
+    }
+
+    /// Tokens of the text at a place.
+    pub(crate) fn length(&self, place: usize) -> usize {
+        self.conditions[place].length()
+    }
+
+    /// The conditions at these places for a batch of `n` pictures of `size` each, and how many they are; the first
+    /// `unwanted` are what guidance moves away from.
+    pub(crate) fn joined(
+        &self,
+        pipeline: &Pipeline,
+        (places, unwanted): (&[usize], usize),
+        (size, n): ([usize; 2], usize),
+    ) -> (UNetCondition, usize) {
+        let each = places.iter().map(|place| &self.conditions[*place]);
+        let conditions: Vec<&Condition> = each
             .flat_map(|condition| std::iter::repeat_n(condition, n))
             .collect();
         let count = conditions.len();
-        let texts: Vec<Tensor<3>> = conditions
-            .iter()
-            .filter_map(|condition| match condition {
-                Condition::Text(states) => Some(states.as_ref().clone()),
-                _ => None,
-            })
-            .collect();
-        let words: Vec<&Words> = conditions
-            .iter()
-            .filter_map(|condition| match condition {
-                Condition::Words(words) => Some(words.as_ref()),
-                _ => None,
-            })
-            .collect();
-        let classes: Vec<u32> = conditions
-            .iter()
-            .filter_map(|condition| match condition {
-                Condition::Class(class) => Some(*class),
-                _ => None,
-            })
-            .collect();
+        let (mut texts, mut words, mut classes) = (Vec::new(), Vec::<&Words>::new(), Vec::new());
+        for condition in conditions {
+            match condition {
+                Condition::Text(states) => texts.push(states.as_ref().clone()),
+                Condition::Words(read) => words.push(read.as_ref()),
+                Condition::Class(class) => classes.push(*class),
+                Condition::Nothing => {}
+            }
+        }
         let condition = if !texts.is_empty() {
             UNetCondition::Text(Tensor::cat(texts, 0))
         } else if let (Some(sdxl), false) = (&pipeline.sdxl, words.is_empty()) {
-            let unwanted = words.len() - n;
-            UNetCondition::TextTime(sdxl.joined(&words, unwanted, (&self.sizes, size)))
+            UNetCondition::TextTime(sdxl.joined(&words, unwanted * n, (&self.sizes, size)))
         } else if !classes.is_empty() {
             UNetCondition::Class(pipeline.compute.ids(&classes, [count, 1]))
         } else {
@@ -178,25 +186,71 @@ impl Told {
     }
 }
 
-/// Text states of `words`; notes what was cut.
-fn read(
+/// Whether what is wanted is a sum of several prompts, or a share of one.
+fn summed(pipeline: &Pipeline, request: &Request) -> Result<bool, Error> {
+    if pipeline.conditioning() != Conditioning::Text {
+        return Ok(false);
+    }
+    let prompts = split(request.grammar(), prompts(request))?;
+    Ok(are_summed(prompts.iter().map(|prompt| prompt.share)))
+}
+
+/// Words, as the text encoders read them.
+fn words(
     pipeline: &Pipeline,
-    words: &str,
-    clip_skip: usize,
+    request: &Request,
+    (guided, paces): (bool, &[Pace]),
     warnings: &mut Vec<String>,
-) -> Result<Condition, Error> {
-    let Some(text) = &pipeline.text else {
-        return Err(Error::Request(
-            "this model has no text encoder; it cannot be asked for words".into(),
-        ));
-    };
-    let ids = text.encode(words, warnings);
-    let ids = pipeline.compute.ids(&ids, [1, ids.len()]);
-    let states = match clip_skip {
-        0 => text.encoder.forward(ids).last,
-        skip => text.encoder.forward_skip(ids, skip),
-    };
-    Ok(Condition::Text(Box::new(states)))
+) -> Result<Telling, Error> {
+    let grammar = request.grammar();
+    let mut reader = Reader::new(pipeline, request);
+    let skip = request.clip_skip.unwrap_or(0);
+    let prompts = split(grammar, prompts(request))?;
+    let mut wanted: Vec<Vec<Line>> = paces.iter().map(|_| Vec::new()).collect();
+    for prompt in &prompts {
+        let [first, second] = &prompt.texts;
+        let lines = reader.lines([first, second], skip, paces)?;
+        for (of_pass, line) in wanted.iter_mut().zip(lines) {
+            of_pass.push(line);
+        }
+    }
+    for of_pass in &wanted {
+        reader.pad(&of_pass.iter().collect::<Vec<_>>());
+    }
+    let mut unwanted: Vec<Option<Line>> = paces.iter().map(|_| None).collect();
+    if guided {
+        let texts = match &pipeline.sdxl {
+            Some(sdxl) => sdxl.unwanted(request),
+            None => Some([request.negative_prompt.as_str(), ""]),
+        };
+        let lines = match texts {
+            Some(texts) => reader.lines(texts, request.unwanted_clip_skip(), paces)?,
+            None => {
+                if let Condition::Words(first) = &reader.conditions[0] {
+                    let zeros = Condition::Words(Box::new(first.zeros()));
+                    reader.conditions.push(zeros);
+                }
+                let last = reader.conditions.len() - 1;
+                paces.iter().map(|_| Line::always(last)).collect()
+            }
+        };
+        unwanted = lines.into_iter().map(Some).collect();
+    }
+    for text in [&request.prompt, &request.prompt_2] {
+        reader.warnings.extend(surprises(grammar, text));
+    }
+    warnings.append(&mut reader.warnings);
+    let courses = paces.iter().zip(wanted).zip(unwanted);
+    let courses = courses.map(|((pace, wanted), unwanted)| Course {
+        before: pace.before,
+        wanted,
+        unwanted,
+    });
+    Ok(Telling {
+        conditions: reader.conditions,
+        courses: courses.collect(),
+        shares: prompts.iter().map(|prompt| prompt.share).collect(),
+    })
 }
 
 /// The class that `words` name, or count from 0.

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::args::Model;
 use crate::commands::adapters::{self, Adapters};
+use crate::commands::compat::{self, CompatFlags};
 use crate::commands::sdxl::SdxlFlags;
 use crate::commands::{modes, open};
 use crate::fault::{Fault, Kind};
@@ -24,9 +25,7 @@ const PREVIEW_EVERY: Duration = Duration::from_millis(700);
 /// Longest side of a preview, in pixels.
 const PREVIEW_SIDE: usize = 256;
 
-/// Draw pictures from words.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
+const EXAMPLES: &str = "Examples:
   latent generate \"a red apple, 3d style\"
   latent generate \"a fox\" --seed 1,2,3 -o fox.png          three pictures: fox-1.png, fox-2.png, fox-3.png
   latent generate \"a fox\" --seed 7 --count 8 --preview      seeds 7 to 14, with a preview beside them
@@ -39,11 +38,16 @@ const PREVIEW_SIDE: usize = 256;
   latent generate \"a fox\" --seed 7 --variation-seed 1 --variation-strength 0.2 --count 4
   latent generate \"a fox\" --hires-scale 2 --hires-strength 0.6
   latent generate \"a fox\" --sampler \"Euler a\" --schedule \"SGM Uniform\" --generator philox
+  latent generate \"a (red:1.3) fox in [rain:snow:0.5]\" --sampler \"DPM++ 2M\" --compat a1111
   latent generate \"a fox\" --model sd_xl_base_1.0.safetensors --refiner sd_xl_refiner_1.0.safetensors
   latent generate                                           a surprise from the built-in model's words
 
 The same prompt, seed and settings give the same bytes on every run, with any number of threads,
-alone or in a batch. A longer side than the model was trained for repeats things; see `latent inspect`.")]
+alone or in a batch. A longer side than the model was trained for repeats things; see `latent inspect`.";
+
+/// Draw pictures from words.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", compat::HELP))]
 pub(crate) struct Generate {
     /// What the picture shows; without it, something surprising.
     prompt: Option<String>,
@@ -75,7 +79,8 @@ pub(crate) struct Generate {
     /// How the noise levels are spaced: karras, simple, sgm_uniform … [default: the sampler's].
     #[arg(long, value_name = "NAME")]
     schedule: Option<String>,
-    /// Where noise comes from: torch (diffusers on a CPU) or philox (A1111 and ComfyUI on an NVIDIA GPU) [default: torch].
+    /// Where noise comes from: torch (diffusers on a CPU), philox (A1111 on an NVIDIA GPU) or comfyui (ComfyUI on one; --count
+    /// draws a batch of one seed) [default: torch, or as --compat does].
     #[arg(long, value_name = "NAME")]
     generator: Option<String>,
     /// Share of fresh noise a step, 0 to 1, for samplers that read it.
@@ -93,6 +98,8 @@ pub(crate) struct Generate {
     /// A diffusers scheduler JSON in place of the model's own.
     #[arg(long, value_name = "FILE")]
     scheduler_config: Option<PathBuf>,
+    #[command(flatten)]
+    compat: CompatFlags,
     #[command(flatten)]
     modes: modes::Modes,
     /// A request as JSON or TOML; flags beside it win.
@@ -165,6 +172,7 @@ impl Generate {
                 request.force_zeros_for_empty_prompt = Some(false);
             }
         }
+        self.compat.lay_over(&mut request);
         self.sdxl.lay_over(&mut request);
         if let Some(path) = &self.scheduler_config {
             let text = read_text(path)?;
@@ -373,6 +381,8 @@ mod tests {
             "simple",
             "--generator",
             "philox",
+            "--compat=a1111",
+            "--weights=comfyui",
             "--eta",
             "0.5",
             "--width",
@@ -402,6 +412,8 @@ mod tests {
             sampler: Some("ddim".into()),
             schedule: Some("simple".into()),
             generator: Some("philox".into()),
+            compat: latent::sampling::Compat::A1111,
+            weights: Some(latent::models::Weights::ComfyUi),
             eta: Some(0.5),
             clip_skip: Some(1),
             variation: Some(latent::Variation {

@@ -3,6 +3,7 @@
 pub(crate) mod about;
 pub(crate) mod adapters;
 pub(crate) mod bench;
+pub(crate) mod compat;
 pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod data;

@@ -94,21 +94,24 @@ pub(crate) fn folder(
     }
 }
 
-/// The tokenizer of `--model`, without opening its networks.
+/// The files of `--model` and its tokenizer, without opening its networks.
 ///
 /// # Errors
 /// When the model cannot be opened or reads no words.
-pub(crate) fn tokenizer(model: &Model) -> Result<ClipTokenizer, Fault> {
+pub(crate) fn words(model: &Model) -> Result<(ModelFolder, ClipTokenizer), Fault> {
     let folder = folder(
         model.model.as_deref(),
         model.config.as_deref(),
         model.prediction,
     )?;
     let tokenizer = folder.tokenizer()?;
-    tokenizer.or(folder.tokenizer_2()?).ok_or_else(|| {
-        let what = format!("`{}` reads no words", folder.files().path().display());
-        Fault::input(what).hint("name a model with a text encoder with `--model PATH`")
-    })
+    match tokenizer.or(folder.tokenizer_2()?) {
+        Some(tokenizer) => Ok((folder, tokenizer)),
+        None => {
+            let what = format!("`{}` reads no words", folder.files().path().display());
+            Err(Fault::input(what).hint("name a model with a text encoder with `--model PATH`"))
+        }
+    }
 }
 
 /// Device and precision of the flags, for networks outside a pipeline, and the device's name.

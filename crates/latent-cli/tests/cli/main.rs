@@ -4,6 +4,7 @@ mod adapters;
 mod encode;
 mod generate;
 mod modes;
+mod prompts;
 mod refusals;
 mod sdxl;
 mod support;

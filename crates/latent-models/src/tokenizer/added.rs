@@ -81,7 +81,7 @@ impl ClipTokenizer {
 
     /// The longest added word that begins at byte `at`. One that begins or ends with a letter or digit does not stand
     /// inside of a longer word.
-    fn word_at(&self, text: &str, at: usize) -> Option<&Added> {
+    pub(super) fn word_at(&self, text: &str, at: usize) -> Option<&Added> {
         let stands = |added: &&Added| {
             let word = &added.word;
             let Some(found) = text.get(at..at + word.len()) else {

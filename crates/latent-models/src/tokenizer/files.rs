@@ -162,6 +162,10 @@ impl Vocabulary {
         self.pieces.get(id as usize).map(String::as_str)
     }
 
+    pub(super) fn id(&self, piece: &str) -> Option<u32> {
+        self.ids.get(piece).copied()
+    }
+
     /// All pieces with their ids, in order.
     pub(super) fn pieces(&self) -> impl Iterator<Item = (u32, &str)> {
         (0..).zip(self.pieces.iter().map(String::as_str))

@@ -2,10 +2,12 @@
 
 mod added;
 mod alphabet;
+mod chunks;
 mod files;
 mod pieces;
 mod train;
 
+pub use chunks::Chunk;
 pub(crate) use files::max_length;
 pub use train::train_tokenizer;
 

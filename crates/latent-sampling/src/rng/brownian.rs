@@ -1,6 +1,6 @@
 //! Brownian paths: noise between two levels that is the same however the way between them is cut.
 
-use super::torch::TorchGenerator;
+use super::picture::NoiseSource;
 
 /// Words of the pool that seeds are mixed in.
 const POOL: usize = 24;
@@ -19,6 +19,7 @@ pub struct BrownianPath {
     start: f64,
     end: f64,
     whole: Vec<f32>,
+    source: NoiseSource,
 }
 
 /// A part of the interval in the tree of halves.
@@ -34,14 +35,21 @@ struct Part {
 impl BrownianPath {
     /// The path of `seed` from time `start` to `end`, with `count` elements.
     pub fn new(seed: u64, start: f64, end: f64, count: usize) -> Self {
+        Self::of_source(NoiseSource::default(), seed, [start, end], count)
+    }
+
+    /// [`BrownianPath::new`] with normals of another source: image tools draw them on the GPU, and for a whole batch at once.
+    pub fn of_source(source: NoiseSource, seed: u64, [start, end]: [f64; 2], count: usize) -> Self {
         let word = seed_words(seed, None);
         let deviation = (end - start).max(0.0).sqrt() as f32;
-        let whole = normals(word, count).map(|value| value * deviation);
+        let whole = source.normals(u64::from(word), count).into_iter();
+        let whole = whole.map(|value| value * deviation);
         Self {
             entropy: seed,
             start: rounded(start),
             end: rounded(end),
             whole: whole.collect(),
+            source,
         }
     }
 
@@ -98,7 +106,7 @@ impl BrownianPath {
         let share = 1.0 / (part.end - part.start);
         let deviation = (before * after * share).sqrt() as f32;
         let word = seed_words(self.entropy, Some((part.key, part.depth)));
-        let noise = normals(word, part.growth.len());
+        let noise = self.source.normals(u64::from(word), part.growth.len());
         let left: Vec<f32> = part
             .growth
             .iter()
@@ -124,12 +132,6 @@ impl BrownianPath {
             half(middle, part.end, right, 1),
         ]
     }
-}
-
-fn normals(seed: u32, count: usize) -> impl Iterator<Item = f32> {
-    TorchGenerator::new(u64::from(seed))
-        .randn(count)
-        .into_iter()
 }
 
 /// A time at the digits that are kept, rounded as Python's `round` does.

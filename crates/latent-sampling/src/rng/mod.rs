@@ -16,5 +16,5 @@ mod torch;
 pub use brownian::BrownianPath;
 pub use counter::CounterNoise;
 pub use philox::{PhiloxGenerator, philox4x32};
-pub use picture::{GeneratorKind, PictureGenerator};
+pub use picture::{BatchGenerator, GeneratorKind, NoiseSource, PictureGenerator};
 pub use torch::TorchGenerator;

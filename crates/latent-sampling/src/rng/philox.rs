@@ -43,9 +43,14 @@ impl PhiloxGenerator {
 
     /// `n` standard normals; element `i` depends on the seed, the number of earlier calls and `i`.
     pub fn randn(&mut self, n: usize) -> Vec<f32> {
+        self.randn_from(0, n)
+    }
+
+    /// `n` standard normals of a longer call, from its element `first` on.
+    pub(crate) fn randn_from(&mut self, first: usize, n: usize) -> Vec<f32> {
         let (call, key) = (self.calls, key_of(self.seed));
         self.calls = self.calls.wrapping_add(1);
-        (0..n)
+        (first..first + n)
             .map(|i| sine_normal(philox4x32([call, 0, i as u32, 0], key)))
             .collect()
     }

@@ -11,12 +11,18 @@ pub enum GeneratorKind {
     Torch,
     /// torch's on NVIDIA GPUs: the tools' "NV" source.
     Philox,
+    /// ComfyUI's on an NVIDIA GPU: all pictures of a batch share the seed, the first noise is torch's on the CPU, the noise
+    /// of steps torch's on the GPU.
+    ComfyUi,
 }
 
 impl GeneratorKind {
     /// All kinds with their names.
-    pub const ALL: &'static [(&'static str, Self)] =
-        &[("torch", Self::Torch), ("philox", Self::Philox)];
+    pub const ALL: &'static [(&'static str, Self)] = &[
+        ("torch", Self::Torch),
+        ("philox", Self::Philox),
+        ("comfyui", Self::ComfyUi),
+    ];
 
     /// The kind of a name.
     ///
@@ -30,7 +36,7 @@ impl GeneratorKind {
             .ok_or_else(|| SamplingError::Option {
                 option: "generator",
                 found: format!("`{name}`"),
-                needed: "`torch` or `philox`",
+                needed: "`torch`, `philox` or `comfyui`",
             })
     }
 
@@ -42,12 +48,56 @@ impl GeneratorKind {
             .map_or("", |(name, _)| name)
     }
 
-    /// The stream of a seed.
+    /// The stream of a seed, for a picture by itself.
     pub fn start(self, seed: u64) -> PictureGenerator {
-        match self {
-            Self::Torch => PictureGenerator::Torch(TorchGenerator::new(seed)),
-            Self::Philox => PictureGenerator::Philox(PhiloxGenerator::new(seed)),
+        let alone = NoiseSource {
+            kind: self,
+            ..NoiseSource::default()
+        };
+        alone.start(seed)
+    }
+}
+
+/// Which numbers of a seed are a picture's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NoiseSource {
+    /// What draws them.
+    pub kind: GeneratorKind,
+    /// The picture's place in the batch that shares the seed, where the kind shares it: from 0.
+    pub place: usize,
+    /// Pictures of that batch.
+    pub of: usize,
+}
+
+impl Default for NoiseSource {
+    /// A picture with torch's generator to itself.
+    fn default() -> Self {
+        Self {
+            kind: GeneratorKind::Torch,
+            place: 0,
+            of: 1,
         }
+    }
+}
+
+impl NoiseSource {
+    /// The picture's stream of a seed.
+    pub fn start(self, seed: u64) -> PictureGenerator {
+        match self.kind {
+            GeneratorKind::Torch => PictureGenerator::Torch(TorchGenerator::new(seed)),
+            GeneratorKind::Philox => PictureGenerator::Philox(PhiloxGenerator::new(seed)),
+            GeneratorKind::ComfyUi => PictureGenerator::Batch(BatchGenerator {
+                place: self.place,
+                of: self.of.max(1),
+                first: Some(TorchGenerator::new(seed)),
+                later: PhiloxGenerator::new(seed),
+            }),
+        }
+    }
+
+    /// The picture's first `n` normals of a seed, as a Brownian path draws them for each of its parts.
+    pub(crate) fn normals(self, seed: u64, n: usize) -> Vec<f32> {
+        self.start(seed).randn(n)
     }
 }
 
@@ -58,16 +108,49 @@ pub enum PictureGenerator {
     Torch(TorchGenerator),
     /// See [`PhiloxGenerator`].
     Philox(PhiloxGenerator),
+    /// See [`GeneratorKind::ComfyUi`].
+    Batch(BatchGenerator),
+}
+
+/// One picture's part of the noise that a batch draws as a whole.
+#[derive(Clone, Debug)]
+pub struct BatchGenerator {
+    place: usize,
+    of: usize,
+    /// Of the first draw.
+    first: Option<TorchGenerator>,
+    later: PhiloxGenerator,
+}
+
+impl BatchGenerator {
+    fn randn(&mut self, n: usize) -> Vec<f32> {
+        let start = self.place * n;
+        match self.first.take() {
+            // Blocks of torch's normals may lie across pictures, so the batch is drawn whole.
+            Some(mut first) => first.randn(self.of * n)[start..start + n].to_vec(),
+            None => self.later.randn_from(start, n),
+        }
+    }
 }
 
 impl PictureGenerator {
-    /// A stream of the same kind from another seed.
+    /// A stream of the same kind and place from another seed.
     #[must_use]
     pub fn of_seed(&self, seed: u64) -> Self {
-        match self {
-            Self::Torch(_) => GeneratorKind::Torch.start(seed),
-            Self::Philox(_) => GeneratorKind::Philox.start(seed),
-        }
+        let alone = NoiseSource::default();
+        let source = match self {
+            Self::Torch(_) => alone,
+            Self::Philox(_) => NoiseSource {
+                kind: GeneratorKind::Philox,
+                ..alone
+            },
+            Self::Batch(BatchGenerator { place, of, .. }) => NoiseSource {
+                kind: GeneratorKind::ComfyUi,
+                place: *place,
+                of: *of,
+            },
+        };
+        source.start(seed)
     }
 
     /// `n` standard normals.
@@ -75,6 +158,7 @@ impl PictureGenerator {
         match self {
             Self::Torch(generator) => generator.randn(n),
             Self::Philox(generator) => generator.randn(n),
+            Self::Batch(generator) => generator.randn(n),
         }
     }
 

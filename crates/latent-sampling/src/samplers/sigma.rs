@@ -76,7 +76,8 @@ fn churned_step(
     let (from, to) = walk.sigmas(call);
     let raised = churn(walk, &mut x, from)?;
     let scaled = mix(&[(Level::from_ratio(raised).alpha, &x)]);
-    let output = walk.predict_at(&scaled, timestep_of(walk.class, walk.settings, raised))?;
+    let timestep = timestep_of(walk.class, walk.settings, raised);
+    let output = walk.predict_at(&scaled, walk.options.compat.timestep(timestep))?;
     let clean = clean_at(walk, &x, &output, raised);
     x = toward(&x, &clean, raised, to);
     walk.report(call, &mut x, &clean)?;

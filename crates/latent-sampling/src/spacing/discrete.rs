@@ -1,7 +1,7 @@
 //! Whole training timesteps: DDIM and its kin, and the DPM solvers.
 
 use super::flow::{stretched, time_shift};
-use super::table::{Table, scheduled};
+use super::table::{Table, first_noise, scheduled};
 use super::{Request, linspace, single, spaced, timesteps, trailing};
 use crate::config::{FinalSigmas, Settings};
 use crate::level::Level;
@@ -124,15 +124,15 @@ pub(crate) fn dpm_plan(request: &Request<'_>) -> Result<Plan, SamplingError> {
     Ok(Plan {
         steps: times.len(),
         timesteps: times,
-        sigmas,
         // k-diffusion's schedules leave no share of data in the first noise.
         init_noise_sigma: if from_noise_alone {
-            levels[0].sigma
+            first_noise(request, &table, sigmas[0]) * levels[0].alpha
         } else {
             1.0
         },
         first: 0,
         levels,
+        sigmas,
         middles: Vec::new(),
     })
 }

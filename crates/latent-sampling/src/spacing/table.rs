@@ -72,7 +72,7 @@ pub(crate) fn sigma_plan(request: &Request<'_>) -> Result<Plan, SamplingError> {
     let (settings, steps) = (request.settings, request.options.steps);
     let table = Table::new(&NoiseSchedule::of_class(request.class, settings));
     if let Some((sigmas, times)) = scheduled(request, &table) {
-        return Ok(scheduled_plan(request, sigmas, times));
+        return Ok(scheduled_plan(request, &table, (sigmas, times)));
     }
     let mut times = timesteps(settings, steps, false);
     let mut sigmas = match settings.interpolation_type {
@@ -126,32 +126,45 @@ fn finished(request: &Request<'_>, plan: Plan) -> Plan {
 pub(super) fn scheduled(request: &Request<'_>, table: &Table) -> Option<(Vec<f64>, Vec<f64>)> {
     let options = request.options;
     let levels = options.schedule?.levels?;
-    let sigmas = levels(&levels::Request {
+    let drops = options.compat.drops_penultimate(request.class);
+    let mut sigmas = levels(&levels::Request {
         table,
-        steps: options.steps,
+        steps: options.steps + usize::from(drops),
         rho: options.rho,
     });
+    if drops {
+        sigmas.pop();
+    }
     let times = sigmas
         .iter()
-        .map(|sigma| table.timestep_of(*sigma))
+        .map(|sigma| options.compat.timestep(table.timestep_of(*sigma)))
         .collect();
     Some((sigmas, times))
 }
 
 /// A walk on given levels that ends at no noise and starts from noise alone.
-fn scheduled_plan(request: &Request<'_>, mut sigmas: Vec<f64>, times: Vec<f64>) -> Plan {
+fn scheduled_plan(
+    request: &Request<'_>,
+    table: &Table,
+    (mut sigmas, times): (Vec<f64>, Vec<f64>),
+) -> Plan {
     sigmas.push(0.0);
     let sigmas: Vec<f64> = sigmas.into_iter().map(single).collect();
     let plan = Plan {
         steps: times.len(),
         timesteps: times,
-        init_noise_sigma: sigmas[0],
+        init_noise_sigma: first_noise(request, table, sigmas[0]),
         first: 0,
         levels: exploding(&sigmas),
         sigmas,
         middles: Vec::new(),
     };
     finished(request, plan)
+}
+
+/// What unit noise is multiplied with at the start of a schedule that begins at a level.
+pub(super) fn first_noise(request: &Request<'_>, table: &Table, sigma: f64) -> f64 {
+    request.options.compat.first_noise(sigma, table.most())
 }
 
 /// Evenly in the logarithm over `steps + 1` levels, whose last takes the place of the usual zero.
@@ -241,7 +254,10 @@ pub(crate) fn restart_plan(request: &Request<'_>) -> Result<Plan, SamplingError>
     let sigmas: Vec<f64> = ends.collect();
     let calls = &sigmas[..sigmas.len() - 1];
     Ok(Plan {
-        timesteps: calls.iter().map(|s| table.timestep_of(*s)).collect(),
+        timesteps: calls
+            .iter()
+            .map(|s| options.compat.timestep(table.timestep_of(*s)))
+            .collect(),
         init_noise_sigma: once.init_noise_sigma,
         first: 0,
         steps: steps.len(),
@@ -306,10 +322,11 @@ pub(crate) fn middle_plan(request: &Request<'_>) -> Result<Plan, SamplingError> 
         .collect();
     let mut calls = vec![times[0]];
     for (middle, time) in middles.iter().zip(&times[1..]) {
-        calls.extend([single(table.timestep_of(*middle)), *time]);
+        let between = single(table.timestep_of(*middle));
+        calls.extend([request.options.compat.timestep(between), *time]);
     }
     let init_noise_sigma = if from_noise_alone {
-        sigmas[0]
+        first_noise(request, &table, sigmas[0])
     } else {
         init_noise(settings, &sigmas)
     };

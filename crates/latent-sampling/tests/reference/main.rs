@@ -1,6 +1,7 @@
 //! The crate against torch and diffusers, number by number.
 
 mod choice;
+mod compat;
 mod fixture;
 mod k_diffusion;
 mod papers;
