@@ -22,7 +22,7 @@ pub(crate) struct Prompt {
 
 impl Prompt {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
-        let tokens = open::tokenizer(&self.model)?.encode(&self.prompt);
+        let tokens = open::tokenizer(&self.model, terminal)?.encode(&self.prompt);
         let mut lines: Vec<String> = tokens
             .pieces
             .iter()
