@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     about, bench, completions, convert, data, decode, devices, encode, eval, export, generate,
-    inspect, prompt, reconstruct, samplers, train,
+    inspect, prompt, reconstruct, reproduce, samplers, train,
 };
 
 const EXAMPLES: &str = "\
@@ -137,6 +137,7 @@ impl From<PredictionFlag> for latent::models::PredictionType {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Generate(Box<generate::Generate>),
+    Reproduce(reproduce::Reproduce),
     Encode(encode::Encode),
     Decode(decode::Decode),
     Reconstruct(reconstruct::Reconstruct),

@@ -29,6 +29,7 @@ mod micro_conditioning;
 mod modes;
 mod named;
 mod pipeline;
+mod recipe;
 mod refine;
 mod request;
 mod sdxl;
@@ -53,6 +54,7 @@ pub use latents::Latents;
 pub use micro_conditioning::MicroConditioning;
 pub use modes::{Hires, PictureSource, Upscaler, Variation};
 pub use pipeline::{Builder, Parts, Pipeline, open_folder, open_folder_predicting};
+pub use recipe::{NamedLora, NamedModel, Recipe, Tool, Unmatched};
 pub use request::Request;
 pub use settings::Settings;
 

@@ -3,8 +3,11 @@
 mod adapters;
 mod encode;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub;
 mod modes;
 mod refusals;
+mod reproduce;
 mod sdxl;
 mod support;
 mod tables;
