@@ -12,12 +12,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("latent-kernels", &[]),
     ("latent-formats", &[]),
     ("latent-data", &["latent-formats"]),
+    ("latent-hub", &[]),
     ("latent-sampling", &[]),
     ("latent-nn", &["latent-kernels"]),
     ("latent-models", &["latent-nn", "latent-formats"]),
     (
         "latent",
         &[
+            "latent-hub",
             "latent-models",
             "latent-sampling",
             "latent-formats",

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     about, bench, completions, convert, data, decode, devices, encode, eval, export, generate,
-    inspect, prompt, reconstruct, samplers, train,
+    inspect, prompt, reconstruct, reproduce, samplers, train,
 };
 
 const EXAMPLES: &str = "\
@@ -87,7 +87,8 @@ pub(crate) enum PrecisionFlag {
 /// Which model to open.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Model {
-    /// A model folder in diffusers layout, or a Stable Diffusion checkpoint of one file (1.x, 2.x, XL) [default: the built-in model].
+    /// A model folder in diffusers layout, a Stable Diffusion checkpoint of one file (1.x, 2.x, XL), or `owner/name` of the
+    /// Hugging Face hub, with `@revision` or `/FILE` behind it if need be [default: the built-in model].
     #[arg(long, short, value_name = "PATH", env = "LATENT_MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// For a checkpoint of one file: a folder in diffusers layout that has its sizes, tokenizer and scheduler.
@@ -97,7 +98,21 @@ pub(crate) struct Model {
     #[arg(long, value_enum, value_name = "KIND", requires = "model")]
     pub(crate) prediction: Option<PredictionFlag>,
     #[command(flatten)]
+    pub(crate) source: Source,
+    #[command(flatten)]
     pub(crate) compute: Compute,
+}
+
+/// Which of a model's files are taken, and from where they may come.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Source {
+    /// Of several published precisions, the one to take, as fp16 [default: the fullest].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) variant: Option<String>,
+    /// Never use the network; models of the hub must be in its cache already. So does HF_HUB_OFFLINE=1.
+    #[cfg(feature = "hub")]
+    #[arg(long)]
+    pub(crate) offline: bool,
 }
 
 /// A choice of [`latent::models::PredictionType`].
@@ -122,6 +137,7 @@ impl From<PredictionFlag> for latent::models::PredictionType {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Generate(Box<generate::Generate>),
+    Reproduce(reproduce::Reproduce),
     Encode(encode::Encode),
     Decode(decode::Decode),
     Reconstruct(reconstruct::Reconstruct),

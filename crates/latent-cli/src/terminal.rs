@@ -13,8 +13,10 @@ use crate::args::Global;
 use crate::fault::Fault;
 
 mod meter;
+mod opening;
 
 pub(crate) use meter::{Meter, duration, thousands};
+pub(crate) use opening::Opening;
 
 /// What may be said, and how.
 #[derive(Clone, Debug)]

@@ -23,6 +23,8 @@ pub struct FileSource {
     parts: BTreeMap<String, FileSource>,
     /// Weights that stand in for those among these files, such as those with adapters merged in.
     weights: Option<Arc<Weights>>,
+    /// Which of several published precisions is taken, as `fp16`; none for the fullest.
+    variant: Option<Arc<str>>,
 }
 
 /// Files by path with `/`, as in `unet/config.json`.
@@ -37,6 +39,7 @@ impl FileSource {
             single: None,
             parts: BTreeMap::new(),
             weights: None,
+            variant: None,
         }
     }
 
@@ -48,7 +51,22 @@ impl FileSource {
             single: None,
             parts: BTreeMap::new(),
             weights: None,
+            variant: None,
         }
+    }
+
+    /// These files, of which the weights of a `variant` such as `fp16` are taken where they have it.
+    #[must_use]
+    pub fn preferring(self, variant: Option<&str>) -> Self {
+        Self {
+            variant: variant.map(Arc::from),
+            ..self
+        }
+    }
+
+    /// The precision that is asked for.
+    pub(crate) fn variant(&self) -> Option<&str> {
+        self.variant.as_deref()
     }
 
     /// These files with the weights of a whole model in one file.
@@ -112,6 +130,7 @@ impl FileSource {
                 .map(|(file, _)| (file.clone(), name.to_owned())),
             parts: BTreeMap::new(),
             weights: None,
+            variant: self.variant.clone(),
         }
     }
 

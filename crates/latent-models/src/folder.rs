@@ -53,6 +53,14 @@ impl ModelFolder {
         Self::from_source(FileSource::folder(path))
     }
 
+    /// [`ModelFolder::open`] with the weights of a `variant` such as `fp16`, where the folder has it.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn open_variant(path: &Path, variant: Option<&str>) -> Result<Self> {
+        Self::from_source(FileSource::folder(path).preferring(variant))
+    }
+
     /// Opens a checkpoint that holds a whole model in one file. Sizes, tokenizer and scheduler are those of `config`, a
     /// folder in diffusers' layout; without one, those of the checkpoint's family.
     ///
@@ -112,15 +120,7 @@ impl ModelFolder {
                 return Err(fault(part, "is missing; a model needs it to draw".into()));
             }
         }
-        let known: Vec<&str> = FAMILIES
-            .iter()
-            .flat_map(|family| family.pipelines)
-            .copied()
-            .collect();
-        if !known.contains(&index.class_name.as_str()) {
-            let reason = format!("is `{}`; Latent opens {}", index.class_name, quoted(&known));
-            return Err(fault("_class_name", reason));
-        }
+        check_pipeline(&index, &path)?;
         let unet: UNet2dConditionConfig = config::read(&files.below("unet"))?;
         let Some(family) = Family::of(&index, &unet) else {
             return Err(fault(
@@ -407,6 +407,20 @@ impl ModelFolder {
         config.extend(self.files.stated_schedule());
         Ok(Value::Object(config))
     }
+}
+
+/// Refuses pipelines that no family has; `path` is that of the index.
+pub(crate) fn check_pipeline(index: &ModelIndex, path: &Path) -> Result<()> {
+    let known = FAMILIES.iter().flat_map(|family| family.pipelines);
+    let known: Vec<&str> = known.copied().collect();
+    if known.contains(&index.class_name.as_str()) {
+        return Ok(());
+    }
+    Err(ModelError::Config {
+        place: format!("`{}`", path.display()),
+        key: "_class_name".into(),
+        reason: format!("is `{}`; Latent opens {}", index.class_name, quoted(&known)),
+    })
 }
 
 fn quoted(names: &[&str]) -> String {

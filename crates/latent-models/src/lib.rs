@@ -16,6 +16,7 @@
 
 mod adapters;
 mod autoencoder;
+mod choice;
 mod config;
 mod convert;
 mod error;
@@ -37,6 +38,7 @@ pub use autoencoder::{
     DownEncoderBlockType, Moments, Quantized, Scaling, SimpleAutoencoder, SimpleAutoencoderConfig,
     TinyDecoder, UpDecoderBlockType, VqModel, VqModelConfig, autoencoder_weights,
 };
+pub use choice::{Needed, needed_files, needed_part_files};
 pub use config::{Counts, Depths};
 pub use convert::Layout;
 pub use error::ModelError;

@@ -22,8 +22,10 @@ use crate::files::FileSource;
 pub(crate) struct FileNames {
     /// The one to write.
     written: &'static str,
-    /// The ones to look for, best first.
-    read: &'static [&'static str],
+    /// What names of safetensors files begin with.
+    safetensors: &'static str,
+    /// The same of pickled ones.
+    pickled: &'static str,
 }
 
 impl FileNames {
@@ -31,30 +33,86 @@ impl FileNames {
     pub(crate) fn written(self) -> &'static str {
         self.written
     }
+
+    /// The names to look for, best first: `variant` if one is asked for, then full precision, then what is published in
+    /// its place.
+    pub(crate) fn read(self, variant: Option<&str>) -> Vec<WeightsFile> {
+        let file = |pickled: bool, cut: bool, variant: Option<&str>| WeightsFile {
+            stem: if pickled {
+                self.pickled
+            } else {
+                self.safetensors
+            },
+            ending: if pickled { "bin" } else { "safetensors" },
+            variant: variant.map(str::to_owned),
+            cut,
+        };
+        let both = |pickled, variant| [file(pickled, false, variant), file(pickled, true, variant)];
+        let asked = variant
+            .iter()
+            .flat_map(|name| [false, true].map(|p| both(p, Some(name))));
+        let usual = [false, true]
+            .into_iter()
+            .flat_map(|p| [both(p, None), both(p, Some(HALF))]);
+        asked.chain(usual).flatten().collect()
+    }
+}
+
+/// The variant that stands in where a model has no full precision.
+const HALF: &str = "fp16";
+
+/// One name of a file that may hold a network's weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WeightsFile {
+    stem: &'static str,
+    ending: &'static str,
+    /// As `fp16`; none for the full precision.
+    pub(crate) variant: Option<String>,
+    /// It is the table of a file that was cut into several.
+    pub(crate) cut: bool,
+}
+
+impl WeightsFile {
+    /// Source: diffusers' and transformers' `_add_variant`.
+    pub(crate) fn name(&self) -> String {
+        let (stem, ending) = (self.stem, self.ending);
+        match (&self.variant, self.cut) {
+            (None, false) => format!("{stem}.{ending}"),
+            (Some(variant), false) => format!("{stem}.{variant}.{ending}"),
+            (None, true) => format!("{stem}.{ending}.index.json"),
+            (Some(variant), true) => format!("{stem}.{ending}.index.{variant}.json"),
+        }
+    }
+
+    /// How many pieces a file was cut into of which `name` is one; `None` if it is none.
+    pub(crate) fn pieces(&self, name: &str) -> Option<usize> {
+        let middle = name.strip_prefix(self.stem)?.strip_suffix(self.ending)?;
+        let middle = middle.strip_suffix('.')?;
+        // The variant stands before the number, or in older releases behind it.
+        let number = match self.variant.as_ref().map(|variant| format!(".{variant}")) {
+            Some(mark) => middle
+                .strip_prefix(&*mark)
+                .or(middle.strip_suffix(&*mark))?,
+            None => middle,
+        };
+        let (piece, all) = number.strip_prefix('-')?.split_once("-of-")?;
+        let _: usize = piece.parse().ok()?;
+        all.parse().ok()
+    }
 }
 
 /// diffusers' names.
 pub(crate) const DIFFUSERS: FileNames = FileNames {
     written: "diffusion_pytorch_model.safetensors",
-    read: &[
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model.safetensors.index.json",
-        "diffusion_pytorch_model.fp16.safetensors",
-        "diffusion_pytorch_model.safetensors.index.fp16.json",
-        "diffusion_pytorch_model.bin",
-    ],
+    safetensors: "diffusion_pytorch_model",
+    pickled: "diffusion_pytorch_model",
 };
 
 /// transformers' names.
 pub(crate) const TRANSFORMERS: FileNames = FileNames {
     written: "model.safetensors",
-    read: &[
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "model.fp16.safetensors",
-        "model.safetensors.index.fp16.json",
-        "pytorch_model.bin",
-    ],
+    safetensors: "model",
+    pickled: "pytorch_model",
 };
 
 /// The names in the folder of part `name`: text encoders are transformers' models, all others diffusers'.
@@ -214,8 +272,14 @@ pub(crate) fn open(files: &FileSource, names: FileNames) -> Result<Weights> {
     if let Some(weights) = files.single_file_weights() {
         return Ok(weights);
     }
-    let Some(name) = names.read.iter().find(|name| files.has(name)) else {
-        return Err(files.missing("weights", names.read));
+    let names: Vec<String> = names
+        .read(files.variant())
+        .iter()
+        .map(WeightsFile::name)
+        .collect();
+    let Some(name) = names.iter().find(|name| files.has(name)) else {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        return Err(files.missing("weights", &names));
     };
     if let Some(folder) = files.on_disk() {
         return Ok(Weights::open(&folder.join(name))?);

@@ -10,6 +10,7 @@ use latent_models::{
 use latent_nn::Compute;
 
 use crate::Error;
+use crate::named::Names;
 use crate::pipeline::Builder;
 
 /// The parts of a model that another file can stand in for.
@@ -97,6 +98,16 @@ fn stem(path: &Path) -> String {
         .into_owned()
 }
 
+/// A LoRA as a picture's settings name it; the text encoder's strength only where it is another.
+fn lora_title(path: &Path, strength: Strength) -> String {
+    let Strength { unet, text } = strength;
+    if unet.to_bits() == text.to_bits() {
+        format!("lora {}:{unet}", stem(path))
+    } else {
+        format!("lora {}:{unet}:{text}", stem(path))
+    }
+}
+
 impl Builder {
     /// Merges a LoRA, LoHa, LoKr or DoRA into the weights with `strength`; 1 is as it was trained. Several are merged
     /// in their order.
@@ -161,6 +172,7 @@ impl Adapters {
     pub(crate) fn over(
         &self,
         mut folder: ModelFolder,
+        names: &Names,
         extras: &mut Extras,
     ) -> Result<ModelFolder, Error> {
         if self.averaged {
@@ -174,7 +186,7 @@ impl Adapters {
                     PARTS.join(", ")
                 )));
             }
-            folder = folder.with_part(part, path)?;
+            folder = folder.with_part(part, &names.follow(path, Some(part))?)?;
             extras.decodes |= part == "vae";
             extras.names.push(format!("{part} {}", stem(path)));
         }
@@ -189,10 +201,8 @@ impl Adapters {
                     path.display()
                 )));
             }
-            extras
-                .names
-                .push(format!("lora {}:{}", stem(path), strength.unet));
-            loras.push((Lora::open(path)?, *strength));
+            extras.names.push(lora_title(path, *strength));
+            loras.push((Lora::open(&names.follow(path, None)?)?, *strength));
         }
         let (folder, reports) = Lora::merge(&loras, folder)?;
         if let Some(warning) = reports.iter().find_map(LoraReport::warning)
@@ -208,6 +218,7 @@ impl Adapters {
     pub(crate) fn words(
         &self,
         texts: [Option<(ClipTextModel, ClipTokenizer)>; 2],
+        names: &Names,
         extras: &mut Extras,
     ) -> Result<[Option<(ClipTextModel, ClipTokenizer)>; 2], Error> {
         if self.embeddings.is_empty() {
@@ -221,7 +232,8 @@ impl Adapters {
         }
         let mut embeddings = Vec::new();
         for (path, token) in &self.embeddings {
-            let embedding = Embedding::open(path, token.as_deref())?;
+            let file = names.follow(path, None)?;
+            let embedding = Embedding::open(&file, token.as_deref())?;
             extras
                 .names
                 .push(format!("embedding {}", embedding.token()));
@@ -238,11 +250,11 @@ impl Adapters {
     pub(crate) fn networks(
         &self,
         folder: &ModelFolder,
-        compute: &Compute,
+        (compute, names): (&Compute, &Names),
         extras: &mut Extras,
     ) -> Result<(), Error> {
         if let Some(path) = &self.tiny {
-            let decoder = TinyDecoder::load(path, compute)?;
+            let decoder = TinyDecoder::load(&names.follow(path, None)?, compute)?;
             let config = decoder.config();
             let (found, needed) = (config.latent_channels, folder.unet_config().in_channels);
             if found != needed
@@ -259,7 +271,8 @@ impl Adapters {
         }
         for control in &self.controls {
             control.check()?;
-            let network = ControlNet::load(&control.model, folder.unet_config(), compute)?;
+            let model = names.follow(&control.model, None)?;
+            let network = ControlNet::load(&model, folder.unet_config(), compute)?;
             if network.downsampling() != folder.downsampling() {
                 return Err(Error::Request(format!(
                     "`{}` looks at pictures {} times the size of its latents, and this model's are {} times; it belongs \

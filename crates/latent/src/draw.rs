@@ -6,7 +6,7 @@ use std::path::Path;
 use latent_formats::{Filter, Picture};
 use latent_models::Clock;
 use latent_nn::ops::{forget_packed, release_buffers};
-use latent_nn::parameter_count;
+use latent_nn::{Precision, parameter_count};
 use latent_sampling::{
     Compat, Denoiser, GeneratorKind, Latents as Array, NoiseSource, PictureGenerator, Plan,
     RunOptions, SamplingError, Schedule, SchedulerConfig, StepReport, Stopped, choose_as, guidance,
@@ -409,6 +409,8 @@ fn further(pipeline: &Pipeline, request: &Request, seeds: &Seeds) -> Vec<(&'stat
         further.push(("Refiner", refiner.model_name.clone()));
         further.push(("Refiner switch at", at.to_string()));
     }
+    further.extend(rare(request));
+    further.push(("Precision", named(pipeline.compute.precision).to_owned()));
     further
 }
 
@@ -422,6 +424,43 @@ fn habits(request: &Request) -> Vec<(&'static str, String)> {
         habits.push(("Weights", weights.name().to_owned()));
     }
     habits
+}
+
+/// A precision as flags have it.
+fn named(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
+        Precision::Int8 => "int8",
+    }
+}
+
+/// Settings that few requests state. A picture names them, so that it can be drawn again.
+fn rare(request: &Request) -> Vec<(&'static str, String)> {
+    let mut rare = Vec::new();
+    let score = request.micro_conditioning.aesthetic_score;
+    rare.extend(score.map(|score| ("Aesthetic score", score.to_string())));
+    let zeros = request.force_zeros_for_empty_prompt;
+    let zeros = zeros.map(|zeros| if zeros { "zeros" } else { "read" });
+    rare.extend(zeros.map(|how| ("Empty negative prompt", how.to_owned())));
+    rare.extend(
+        request
+            .mask_grow
+            .map(|grow| ("Mask grow", grow.to_string())),
+    );
+    rare.extend(
+        request
+            .keep_unmasked
+            .map(|keep| ("Keep unmasked", keep.to_string())),
+    );
+    if let Some(sides) = request.outpaint {
+        let sides = sides.map(|side| side.to_string());
+        rare.push(("Outpaint", sides.join(",")));
+    }
+    if let Some(config) = &request.scheduler_config {
+        rare.push(("Scheduler config", config.to_string()));
+    }
+    rare
 }
 
 /// The seeds of pictures of so many latent positions each, as many together as are drawn at once.

@@ -18,6 +18,10 @@ pub enum Error {
     /// A file is broken, or cannot be read or written.
     #[error(transparent)]
     Format(#[from] latent_formats::FormatError),
+    /// A model of the hub cannot be had.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(latent_hub::HubError),
     /// A sampler or scheduler does not fit the model or the request.
     #[error(transparent)]
     Sampling(latent_sampling::SamplingError),
@@ -55,6 +59,16 @@ impl From<latent_sampling::SamplingError> for Error {
         match error {
             latent_sampling::SamplingError::Stopped => Self::Stopped,
             other => Self::Sampling(other),
+        }
+    }
+}
+
+#[cfg(feature = "hub")]
+impl From<latent_hub::HubError> for Error {
+    fn from(error: latent_hub::HubError) -> Self {
+        match error {
+            latent_hub::HubError::Stopped => Self::Stopped,
+            other => Self::Hub(other),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! use latent::{Pipeline, Request};
 //!
 //! # fn main() -> Result<(), latent::Error> {
-//! let pipeline = Pipeline::builtin()?; // or Pipeline::from_pretrained("path/to/model")?
+//! let pipeline = Pipeline::builtin()?; // or Pipeline::from_pretrained("path/or/owner/name")?
 //! let request = Request::new("a red apple, 3d style").seed(7).steps(20);
 //! let pictures = pipeline.generate(&request)?;
 //! pictures.save("apple.png")?;
@@ -29,9 +29,11 @@ mod latents;
 mod mask;
 mod micro_conditioning;
 mod modes;
+mod named;
 mod pipeline;
 mod prompts;
 mod reading;
+mod recipe;
 mod refine;
 mod request;
 mod sdxl;
@@ -47,6 +49,8 @@ pub use draw::{Generated, Progress};
 pub use error::Error;
 pub use export::export_as;
 pub use latent_formats::{Dtype, Picture, PictureFormat};
+#[cfg(feature = "hub")]
+pub use latent_hub as hub;
 pub use latent_models as models;
 pub use latent_nn::{Compute, Precision};
 pub use latent_sampling as sampling;
@@ -55,6 +59,7 @@ pub use micro_conditioning::MicroConditioning;
 pub use modes::{Hires, PictureSource, Upscaler, Variation};
 pub use pipeline::{Builder, Parts, Pipeline, open_folder, open_folder_predicting};
 pub use prompts::{PromptReport, ReadPrompt, ReadStage};
+pub use recipe::{NamedLora, NamedModel, Recipe, Tool, Unmatched};
 pub use request::Request;
 pub use settings::Settings;
 

@@ -17,6 +17,7 @@ use crate::builtin::builtin_folder;
 use crate::defaults::Defaults;
 use crate::draw::{Generated, Progress, draw};
 use crate::latents::Latents;
+use crate::named::Names;
 use crate::refine::refine;
 use crate::sdxl::Sdxl;
 use crate::{Error, Request};
@@ -96,6 +97,7 @@ pub struct Builder {
     config: Option<PathBuf>,
     pub(crate) adapters: Adapters,
     prediction: Option<PredictionType>,
+    names: Names,
 }
 
 impl Builder {
@@ -128,21 +130,79 @@ impl Builder {
         self
     }
 
-    /// Opens a model folder in diffusers layout, or a checkpoint that holds a whole model in one file.
+    /// Of several published precisions, the one to take of each part that has it, as `fp16`. Left open, the fullest.
+    #[must_use]
+    pub fn variant(mut self, variant: impl Into<String>) -> Self {
+        self.names.variant = Some(variant.into());
+        self
+    }
+
+    /// Never asks the network: a model of the hub is what the cache holds of it.
+    #[cfg(feature = "hub")]
+    #[must_use]
+    pub fn offline(mut self) -> Self {
+        self.names.hub.offline = true;
+        self
+    }
+
+    /// Told how far a download from the hub is, whenever some bytes came; may stop it.
+    #[cfg(feature = "hub")]
+    #[must_use]
+    pub fn on_download(
+        mut self,
+        told: impl Fn(&latent_hub::Progress<'_>) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.names.hub.told = Some(std::sync::Arc::new(told));
+        self
+    }
+
+    /// Opens a model folder in diffusers layout, or a checkpoint that holds a whole model in one file; what is not here
+    /// and has the shape of `owner/name`, with `@revision` or `/file` behind it, is fetched from the hub, or found in
+    /// its cache.
     ///
     /// # Errors
     /// [`Error::Model`] if it is missing, broken or of a kind that is not built here; [`Error::Request`] if
-    /// [`Builder::config`] or [`Builder::prediction`] is given for a folder, which has its own; [`Error::Device`].
+    /// [`Builder::config`] or [`Builder::prediction`] is given for a folder, which has its own; [`Error::Device`]; with
+    /// the feature `hub` `Error::Hub`.
     pub fn open(self, model: impl AsRef<Path>) -> Result<Pipeline, Error> {
-        let path = model.as_ref();
-        let name = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let name = name
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let folder = open_folder_predicting(path, self.config.as_deref(), self.prediction)?;
-        self.build(&folder, name)
+        let folder = self.open_folder(model.as_ref())?;
+        self.build(&folder, Names::title(model.as_ref()))
+    }
+
+    /// The files of the model that [`Builder::open`] would open, without reading its networks.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open_folder(&self, model: &Path) -> Result<ModelFolder, Error> {
+        let path = self.locate(model)?;
+        if path.is_file() {
+            let config = self.config.as_deref();
+            return Ok(ModelFolder::open_file_predicting(
+                &path,
+                config,
+                self.prediction,
+            )?);
+        }
+        let given = match (&self.config, self.prediction) {
+            (Some(_), _) => "config folder",
+            (None, Some(_)) => "prediction",
+            (None, None) => {
+                let variant = self.names.variant.as_deref();
+                return Ok(ModelFolder::open_variant(&path, variant)?);
+            }
+        };
+        Err(Error::Request(format!(
+            "a {given} goes with a checkpoint of one file, and `{}` is none; leave it out",
+            model.display()
+        )))
+    }
+
+    /// Where the files of `model` are: where the name says, or, fetched if need be, in the hub's cache.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn locate(&self, model: &Path) -> Result<PathBuf, Error> {
+        self.names.follow(model, None)
     }
 
     /// Opens the model inside the program.
@@ -164,13 +224,16 @@ impl Builder {
             return Err(Error::Request(reason.to_owned()));
         }
         let mut extras = Extras::default();
-        let folder = &self.adapters.over(folder.clone(), &mut extras)?;
+        let folder = &self
+            .adapters
+            .over(folder.clone(), &self.names, &mut extras)?;
         let texts = [
             folder.text_encoder(&compute)?.zip(folder.tokenizer()?),
             folder.text_encoder_2(&compute)?.zip(folder.tokenizer_2()?),
         ];
-        let [text, text_2] = self.adapters.words(texts, &mut extras)?;
-        self.adapters.networks(folder, &compute, &mut extras)?;
+        let [text, text_2] = self.adapters.words(texts, &self.names, &mut extras)?;
+        self.adapters
+            .networks(folder, (&compute, &self.names), &mut extras)?;
         Ok(Pipeline {
             autoencoder: folder.autoencoder(&compute)?,
             unet: folder.unet(&compute)?,
@@ -187,7 +250,8 @@ impl Builder {
     }
 }
 
-/// The files of a model: a folder, or a checkpoint of one file with the configs of `config` or its family.
+/// The files of a model: a folder, a checkpoint of one file with the configs of `config` or its family, or a model of the
+/// hub.
 ///
 /// # Errors
 /// As [`Builder::open`].
@@ -204,18 +268,12 @@ pub fn open_folder_predicting(
     config: Option<&Path>,
     prediction: Option<PredictionType>,
 ) -> Result<ModelFolder, Error> {
-    if path.is_file() {
-        return Ok(ModelFolder::open_file_predicting(path, config, prediction)?);
-    }
-    let given = match (config, prediction) {
-        (Some(_), _) => "config folder",
-        (None, Some(_)) => "prediction",
-        (None, None) => return Ok(ModelFolder::open(path)?),
+    let builder = Builder {
+        config: config.map(Path::to_path_buf),
+        prediction,
+        ..Pipeline::builder()
     };
-    Err(Error::Request(format!(
-        "a {given} goes with a checkpoint of one file, and `{}` is none; leave it out",
-        path.display()
-    )))
+    builder.open_folder(path)
 }
 
 /// Reads a scheduler configuration as diffusers' Stable Diffusion pipelines take it: latents are not bounded, so
@@ -243,6 +301,7 @@ impl Pipeline {
             config: None,
             adapters: Adapters::default(),
             prediction: None,
+            names: Names::default(),
         }
     }
 
@@ -254,12 +313,12 @@ impl Pipeline {
         Self::builder().builtin()
     }
 
-    /// Opens a model folder in diffusers layout, or a checkpoint of one file, on the best device.
+    /// Opens a model folder in diffusers layout, a checkpoint of one file, or `owner/name` of the hub, on the best device.
     ///
     /// # Errors
     /// As [`Builder::open`].
-    pub fn from_pretrained(folder: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::builder().open(folder)
+    pub fn from_pretrained(model: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::builder().open(model)
     }
 
     /// Puts parts together that are on `compute`'s device already.

@@ -219,7 +219,10 @@ fn preprocessor(text: &str) -> Result<[f32; 2], String> {
 }
 
 /// The file of a LoRA by its name without an ending.
-fn lora_file(folder: &Path, name: &str) -> Result<PathBuf, Fault> {
+///
+/// # Errors
+/// When the folder cannot be read, or holds none of that name.
+pub(super) fn lora_file(folder: &Path, name: &str) -> Result<PathBuf, Fault> {
     let mut known = Vec::new();
     gather(folder, DEPTH, &mut known).map_err(|e| {
         Fault::input(format!(

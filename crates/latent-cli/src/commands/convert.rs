@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use latent::models::Layout;
 
 use super::export::Weights;
-use crate::args::PredictionFlag;
+use crate::args::{PredictionFlag, Source};
 use crate::commands::open;
 use crate::fault::Fault;
 use crate::output;
@@ -22,7 +22,7 @@ use crate::terminal::Terminal;
 A file is read by programs that take Stable Diffusion's own checkpoints, a folder by Python's diffusers.
 Weights stay as they are stored unless `--weights` rounds them.")]
 pub(crate) struct Convert {
-    /// A model folder in diffusers layout, or a Stable Diffusion checkpoint of one file.
+    /// A model folder in diffusers layout, a Stable Diffusion checkpoint of one file, or `owner/name` of the hub.
     from: PathBuf,
     /// The file or folder to write.
     to: PathBuf,
@@ -38,6 +38,8 @@ pub(crate) struct Convert {
     /// For a checkpoint of one file: what its network predicts, noise (epsilon) or velocity (v) [default: as the file says].
     #[arg(long, value_enum, value_name = "KIND")]
     prediction: Option<PredictionFlag>,
+    #[command(flatten)]
+    source: Source,
 }
 
 /// A choice of [`Layout`].
@@ -69,7 +71,8 @@ impl Convert {
             }
             Layout::Single => output::check_writable(&self.to)?,
         }
-        let model = open::folder(Some(&self.from), self.config.as_deref(), self.prediction)?;
+        let paths = (Some(self.from.as_path()), self.config.as_deref());
+        let model = open::folder(paths, self.prediction, &self.source, terminal)?;
         let dtype = self.weights.map(latent::Dtype::from);
         output::whole(|| Ok(model.convert(&self.to, layout, dtype)?))?;
         terminal.wrote(&self.to)

@@ -158,7 +158,7 @@ impl Generate {
     }
 
     /// The request of the file, if one is given, with every flag laid over it.
-    fn request(&self) -> Result<Request, Fault> {
+    pub(super) fn request(&self) -> Result<Request, Fault> {
         let mut request = match &self.request {
             Some(path) => read_request(path)?,
             None => Request::default(),

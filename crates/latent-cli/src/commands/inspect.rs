@@ -7,7 +7,7 @@ use latent::models::{Conditioning, FileSource, ModelError, ModelFolder, recognis
 use latent_formats::Weights;
 use serde::Serialize;
 
-use crate::args::PredictionFlag;
+use crate::args::{PredictionFlag, Source};
 use crate::commands::open;
 use crate::fault::Fault;
 use crate::terminal::{Terminal, thousands};
@@ -21,7 +21,7 @@ use crate::terminal::{Terminal, thousands};
   latent inspect snow.safetensors                a LoRA, an embedding, a ControlNet, a part: what it is for
   latent inspect model.safetensors --tensors     every tensor")]
 pub(crate) struct Inspect {
-    /// A model folder in diffusers layout, or a weights file [default: the built-in model].
+    /// A model folder in diffusers layout, a weights file, or `owner/name` of the hub [default: the built-in model].
     path: Option<PathBuf>,
     /// For a checkpoint of one file: a folder in diffusers layout that has its sizes, tokenizer and scheduler.
     #[arg(long, value_name = "DIR", requires = "path")]
@@ -29,6 +29,8 @@ pub(crate) struct Inspect {
     /// For a checkpoint of one file: what its network predicts, noise (epsilon) or velocity (v) [default: as the file says].
     #[arg(long, value_enum, value_name = "KIND", requires = "path")]
     prediction: Option<PredictionFlag>,
+    #[command(flatten)]
+    source: Source,
     /// List the tensors of a file; so is every file of a kind that is not known.
     #[arg(long, requires = "path")]
     tensors: bool,
@@ -65,7 +67,11 @@ struct Part {
 
 impl Inspect {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
-        match &self.path {
+        let found = match &self.path {
+            Some(path) => Some(open::located(path, &self.source, terminal)?),
+            None => None,
+        };
+        match &found {
             Some(path) if self.tensors => tensors(path, terminal),
             Some(path) if self.is_bare_weights(path) => {
                 if kind(path, terminal)? {
@@ -74,10 +80,10 @@ impl Inspect {
                     tensors(path, terminal)
                 }
             }
-            path => {
-                let config = self.config.as_deref();
-                let folder = open::folder(path.as_deref(), config, self.prediction)?;
-                model(path.as_deref(), &folder, terminal)
+            found => {
+                let paths = (found.as_deref(), self.config.as_deref());
+                let folder = open::folder(paths, self.prediction, &self.source, terminal)?;
+                model(self.path.as_deref(), &folder, terminal)
             }
         }
     }

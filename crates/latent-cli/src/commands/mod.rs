@@ -18,6 +18,7 @@ pub(crate) mod modes;
 pub(crate) mod open;
 pub(crate) mod prompt;
 pub(crate) mod reconstruct;
+pub(crate) mod reproduce;
 pub(crate) mod samplers;
 pub(crate) mod sdxl;
 pub(crate) mod train;

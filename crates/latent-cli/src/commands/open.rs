@@ -1,13 +1,14 @@
 //! Opens the model that the flags name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use latent::models::{ClipTokenizer, ModelFolder};
 use latent::{Pipeline, Precision};
 
-use crate::args::{Compute, Model, PrecisionFlag, PredictionFlag};
+use crate::args::{Compute, Model, PrecisionFlag, PredictionFlag, Source};
 use crate::fault::Fault;
-use crate::terminal::Terminal;
+use crate::terminal::{Opening, Terminal};
 
 /// The pipeline of `--model`, `--device` and `--precision`; says which device was taken where that was left open.
 ///
@@ -26,8 +27,8 @@ pub(crate) fn pipeline_with(
     terminal: &Terminal,
     lay: impl FnOnce(latent::Builder) -> Result<latent::Builder, Fault>,
 ) -> Result<Pipeline, Fault> {
-    let mut builder = lay(builder(&model.compute))?;
-    let spinner = terminal.spinner("opening the model");
+    let opening = Opening::new(terminal, "opening the model");
+    let mut builder = lay(builder(model, &opening))?;
     if let Some(config) = &model.config {
         builder = builder.config(config);
     }
@@ -38,7 +39,7 @@ pub(crate) fn pipeline_with(
         Some(folder) => builder.open(folder),
         None => builder.builtin(),
     };
-    spinner.finish_and_clear();
+    opening.end();
     let pipeline = opened?;
     if model.compute.device == "auto" {
         terminal.note(format_args!("device: {}", pipeline.device_name()));
@@ -51,18 +52,44 @@ pub(crate) fn pipeline_with(
 /// # Errors
 /// When it cannot be opened.
 pub(crate) fn beside(model: &Model, path: &Path, terminal: &Terminal) -> Result<Pipeline, Fault> {
-    let spinner = terminal.spinner("opening the refiner");
-    let opened = builder(&model.compute).open(path);
-    spinner.finish_and_clear();
+    let opening = Opening::new(terminal, "opening the refiner");
+    let opened = builder(model, &opening).open(path);
+    opening.end();
     Ok(opened?)
 }
 
-fn builder(compute: &Compute) -> latent::Builder {
-    let builder = Pipeline::builder().device(&compute.device);
-    match precision(compute.precision) {
+fn builder(model: &Model, opening: &Arc<Opening>) -> latent::Builder {
+    let builder = sourced(Pipeline::builder(), &model.source, opening);
+    let builder = builder.device(&model.compute.device);
+    match precision(model.compute.precision) {
         Some(precision) => builder.precision(precision),
         None => builder,
     }
+}
+
+/// With where a model's files come from, and what shows how they come.
+fn sourced(
+    mut builder: latent::Builder,
+    source: &Source,
+    opening: &Arc<Opening>,
+) -> latent::Builder {
+    if let Some(variant) = &source.variant {
+        builder = builder.variant(variant);
+    }
+    #[cfg(feature = "hub")]
+    {
+        if source.offline {
+            builder = builder.offline();
+        }
+        let opening = opening.clone();
+        builder = builder.on_download(move |progress| {
+            opening.at(progress);
+            std::ops::ControlFlow::Continue(())
+        });
+    }
+    #[cfg(not(feature = "hub"))]
+    let _ = opening;
+    builder
 }
 
 /// `None` leaves the choice to the hardware.
@@ -75,34 +102,53 @@ pub(crate) fn precision(flag: PrecisionFlag) -> Option<Precision> {
     }
 }
 
-/// The model at `path`, or the built-in one.
+/// The model that `path` names, or the built-in one, and where its files are.
 ///
 /// # Errors
 /// When there is none, or it is broken.
 pub(crate) fn folder(
-    path: Option<&Path>,
-    config: Option<&Path>,
+    (path, config): (Option<&Path>, Option<&Path>),
     prediction: Option<PredictionFlag>,
+    source: &Source,
+    terminal: &Terminal,
 ) -> Result<ModelFolder, Fault> {
-    match path {
-        Some(path) => Ok(latent::open_folder_predicting(
-            path,
-            config,
-            prediction.map(Into::into),
-        )?),
-        None => Ok(latent::builtin_folder()?),
+    let Some(path) = path else {
+        return Ok(latent::builtin_folder()?);
+    };
+    let opening = Opening::new(terminal, "opening the model");
+    let mut builder = sourced(Pipeline::builder(), source, &opening);
+    if let Some(config) = config {
+        builder = builder.config(config);
     }
+    if let Some(prediction) = prediction {
+        builder = builder.prediction(prediction.into());
+    }
+    let opened = builder.open_folder(path);
+    opening.end();
+    Ok(opened?)
+}
+
+/// Where the files are that `path` names, fetched if need be.
+///
+/// # Errors
+/// When the hub does not have them.
+pub(crate) fn located(path: &Path, source: &Source, terminal: &Terminal) -> Result<PathBuf, Fault> {
+    let opening = Opening::new(terminal, "looking for the model");
+    let found = sourced(Pipeline::builder(), source, &opening).locate(path);
+    opening.end();
+    Ok(found?)
 }
 
 /// The files of `--model` and its tokenizer, without opening its networks.
 ///
 /// # Errors
 /// When the model cannot be opened or reads no words.
-pub(crate) fn words(model: &Model) -> Result<(ModelFolder, ClipTokenizer), Fault> {
+pub(crate) fn words(model: &Model, terminal: &Terminal) -> Result<(ModelFolder, ClipTokenizer), Fault> {
     let folder = folder(
-        model.model.as_deref(),
-        model.config.as_deref(),
+        (model.model.as_deref(), model.config.as_deref()),
         model.prediction,
+        &model.source,
+        terminal,
     )?;
     let tokenizer = folder.tokenizer()?;
     match tokenizer.or(folder.tokenizer_2()?) {

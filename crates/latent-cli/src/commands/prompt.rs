@@ -41,7 +41,7 @@ impl Prompt {
         let (words, loras) = latent::loras_in_prompt(&self.prompt)?;
         let mut request = Request::new(words);
         self.compat.lay_over(&mut request);
-        let (folder, tokenizer) = open::words(&self.model)?;
+        let (folder, tokenizer) = open::words(&self.model, terminal)?;
         let steps = match self.steps {
             Some(steps) => usize::from(steps),
             None => Defaults::read(&folder)?.steps,

@@ -43,7 +43,22 @@ fn pipeline(error: &latent::Error) -> Kind {
         E::Device(error) => device(error),
         E::NotFinite { .. } => Kind::Work,
         E::Latents { .. } => Kind::Input,
+        #[cfg(feature = "hub")]
+        E::Hub(error) => hub(error),
         _ => Kind::Usage,
+    }
+}
+
+/// A network that fails is nobody's wrong input.
+#[cfg(feature = "hub")]
+fn hub(error: &latent::hub::HubError) -> Kind {
+    use latent::hub::HubError as E;
+    match error {
+        E::Unreachable { .. } | E::Dropped { .. } | E::Status { .. } => Kind::Work,
+        E::Settings(_) => Kind::Usage,
+        E::Io { action, source, .. } => tried(action, source),
+        E::Stopped => Kind::Stopped,
+        _ => Kind::Input,
     }
 }
 

@@ -3,9 +3,12 @@
 mod adapters;
 mod encode;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub;
 mod modes;
 mod prompts;
 mod refusals;
+mod reproduce;
 mod sdxl;
 mod support;
 mod tables;

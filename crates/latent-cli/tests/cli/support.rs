@@ -14,6 +14,13 @@ pub(crate) fn latent() -> Command {
         "LATENT_DEVICE",
         "LATENT_THREADS",
         "LATENT_LOG",
+        "HF_ENDPOINT",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN",
+        "HUGGINGFACE_HUB_CACHE",
+        "TRANSFORMERS_OFFLINE",
     ] {
         command.env_remove(variable);
     }

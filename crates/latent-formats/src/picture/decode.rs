@@ -6,8 +6,8 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::Picture;
 use super::pixels::pixel_count;
+use super::{Picture, exif_text};
 use crate::FormatError;
 
 /// The largest file we read: 64 megapixels of four 16-bit channels, unpacked, take half of it.
@@ -17,7 +17,8 @@ impl Picture {
     /// Reads a PNG, JPEG or WebP file, recognised by its content.
     ///
     /// Transparent parts are laid on white, 16 bits and grey become eight bits of colour, a camera's orientation is
-    /// applied, of an animation the first picture is taken. Texts of a PNG that stand before its pixels are kept.
+    /// applied, of an animation the first picture is taken. Texts of a PNG that stand before its pixels are kept, and
+    /// those that image tools put into Exif: A1111's settings as `parameters`, ComfyUI's graph as `prompt`.
     ///
     /// # Errors
     /// [`FormatError::Io`]; [`FormatError::Picture`] if the file is empty, cut, broken, of another format, or larger
@@ -43,12 +44,17 @@ impl Picture {
         let fail = |reason: String| FormatError::picture(name, reason);
         let format = recognise(bytes).map_err(fail)?;
         check_whole(bytes, format).map_err(fail)?;
-        let image = decode_image(bytes, format).map_err(fail)?;
+        let (image, exif) = decode_image(bytes, format).map_err(fail)?;
         let (width, height) = (image.width() as usize, image.height() as usize);
         let mut picture =
             Self::new(width, height, flatten(image)).map_err(|e| fail(e.to_string()))?;
         if format == ImageFormat::Png {
             for (key, text) in png_text(bytes) {
+                picture.set_text(key, text);
+            }
+        }
+        for (key, text) in exif_text::read(exif.unwrap_or_default()) {
+            if !picture.text().iter().any(|(known, _)| *known == key) {
                 picture.set_text(key, text);
             }
         }
@@ -105,7 +111,11 @@ fn jpeg_ends(bytes: &[u8]) -> bool {
     at < bytes.len()
 }
 
-fn decode_image(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, String> {
+/// The pixels, and the file's Exif if it has any.
+fn decode_image(
+    bytes: &[u8],
+    format: ImageFormat,
+) -> Result<(DynamicImage, Option<Vec<u8>>), String> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_FILE);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -115,11 +125,12 @@ fn decode_image(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, Strin
     pixel_count(width as usize, height as usize).map_err(|e| e.to_string())?;
     // An orientation that cannot be read is no reason to refuse the pixels.
     let orientation = decoder.orientation().ok();
+    let exif = decoder.exif_metadata().ok().flatten();
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| reason(&e))?;
     if let Some(orientation) = orientation {
         image.apply_orientation(orientation);
     }
-    Ok(image)
+    Ok((image, exif))
 }
 
 fn reason(error: &image::ImageError) -> String {

@@ -6,6 +6,7 @@ use image::ExtendedColorType;
 use image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
 
 use super::Picture;
+use super::exif_text::{self, SETTINGS};
 use crate::{FormatError, write_bytes};
 
 /// A kind of picture file.
@@ -13,12 +14,12 @@ use crate::{FormatError, write_bytes};
 pub enum PictureFormat {
     /// Without loss, with the picture's texts.
     Png,
-    /// With loss; `quality` 1 to 100.
+    /// With loss, with the text `parameters` in its Exif; `quality` 1 to 100.
     Jpeg {
         /// 95 is hard to tell from the original.
         quality: u8,
     },
-    /// Without loss, smaller than PNG, without texts.
+    /// Without loss, smaller than PNG, with the text `parameters` in its Exif.
     WebP,
 }
 
@@ -91,7 +92,13 @@ impl Picture {
         Ok(bytes)
     }
 
-    fn encode_with(&self, encoder: impl image::ImageEncoder) -> Result<(), String> {
+    fn encode_with(&self, mut encoder: impl image::ImageEncoder) -> Result<(), String> {
+        let settings = self.text().iter().find(|(key, _)| key == SETTINGS);
+        if let Some(exif) = settings.and_then(|(_, text)| exif_text::write(text)) {
+            encoder
+                .set_exif_metadata(exif)
+                .map_err(|error| error.to_string())?;
+        }
         // Sides are at most `MAX_PIXELS`, so they fit.
         let (width, height) = (self.width() as u32, self.height() as u32);
         encoder
@@ -160,6 +167,28 @@ mod tests {
         let back = Picture::decode(&bytes, Path::new("a")).unwrap();
         assert_eq!(back.text(), picture.text());
         assert!(bytes.windows(4).any(|w| w == b"tEXt") && bytes.windows(4).any(|w| w == b"iTXt"));
+    }
+
+    #[test]
+    fn jpeg_and_webp_carry_the_settings_in_any_script() {
+        for format in [PictureFormat::Jpeg { quality: 95 }, PictureFormat::WebP] {
+            let mut picture = gradient();
+            let settings = "빨간 사과 🍎, a café\nSteps: 20, Sampler: Euler a";
+            picture.set_text("parameters", settings);
+            let bytes = picture.encode(format).unwrap();
+            let back = Picture::decode(&bytes, Path::new("a")).unwrap();
+            let expected = [("parameters".to_owned(), settings.to_owned())];
+            assert_eq!(back.text(), expected, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn settings_that_exif_cannot_hold_are_left_out_and_the_picture_is_whole() {
+        let mut picture = gradient();
+        picture.set_text("parameters", "x".repeat(40_000));
+        let bytes = picture.encode(PictureFormat::Jpeg { quality: 95 }).unwrap();
+        let back = Picture::decode(&bytes, Path::new("a")).unwrap();
+        assert_eq!((back.text().len(), back.width()), (0, 24));
     }
 
     #[test]

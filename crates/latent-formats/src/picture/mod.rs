@@ -3,6 +3,7 @@
 mod canny;
 mod decode;
 mod encode;
+mod exif_text;
 mod measure;
 mod pixels;
 mod resize;
