@@ -35,6 +35,8 @@ mod settings;
 mod start;
 mod steering;
 mod told;
+mod view;
+mod vocabulary;
 
 pub use adapters::{Control, PARTS, loras_in_prompt};
 pub use builtin::{builtin_folder, export_builtin, has_builtin};
@@ -52,6 +54,8 @@ pub use modes::{Hires, PictureSource, Upscaler, Variation};
 pub use pipeline::{Builder, Parts, Pipeline, open_folder, open_folder_predicting};
 pub use request::Request;
 pub use settings::Settings;
+pub use view::{Channel, Projection};
+pub use vocabulary::{FILE as VOCABULARY_FILE, UnknownWord, Vocabulary, split_style};
 
 /// Works with this many threads from now on; call it once, before the first model is opened.
 ///

@@ -215,6 +215,7 @@ impl Stage for DiffusionStage {
             &self.frozen,
             &self.scheduler,
             &self.defaults(),
+            self.loader.pictures.data(),
         )
     }
 }
