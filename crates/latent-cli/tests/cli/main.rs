@@ -1,6 +1,7 @@
 //! The command as a user runs it: every test starts the built program.
 
 mod adapters;
+mod demo;
 mod encode;
 mod generate;
 mod modes;
@@ -9,3 +10,4 @@ mod sdxl;
 mod support;
 mod tables;
 mod train;
+mod words;
