@@ -1,6 +1,6 @@
 //! How alike two words are: pieces they share, and slips between them.
 
-use strsim::osa_distance;
+use strsim::{jaro_winkler, osa_distance};
 
 /// Letters that a part of a word needs to be told of: shorter ones are in many words by chance.
 const SHORTEST_LATIN: usize = 3;
@@ -29,12 +29,14 @@ impl<'a> Nearness<'a> {
         known: impl Iterator<Item = &'b str>,
         most: usize,
     ) -> Vec<String> {
-        let mut found: Vec<(usize, &str)> = known
-            .filter_map(|known| Some((self.distance(known)?, known)))
+        // Of words as far away, those come first that begin alike.
+        let unlike = |known: &str| (1e6 * (1.0 - jaro_winkler(self.word, known))) as u32;
+        let mut found: Vec<(usize, u32, &str)> = known
+            .filter_map(|known| Some((self.distance(known)?, unlike(known), known)))
             .collect();
         found.sort_unstable();
         let found = found.into_iter().take(most);
-        found.map(|(_, known)| known.to_string()).collect()
+        found.map(|(.., known)| known.to_string()).collect()
     }
 
     /// How far away a known word is; `None` if it is not near.
@@ -56,15 +58,12 @@ impl<'a> Nearness<'a> {
         whole.into_iter().chain(begins).chain(pieces).min()
     }
 
-    /// Where a known word begins or ends this one.
+    /// Where a known word lies in this one: at its beginning or end, in Hangul anywhere, since particles follow.
     fn contains(&self, known: &str) -> Option<usize> {
         let longer = self.word.len() > known.len() && long_enough(known);
-        let at = self.word.len().checked_sub(known.len())?;
-        match longer {
-            true if self.word.starts_with(known) => Some(0),
-            true if self.word.ends_with(known) => Some(at),
-            _ => None,
-        }
+        let at = self.word.rfind(known).filter(|_| longer)?;
+        let outside = at == 0 || at + known.len() == self.word.len();
+        (outside || super::is_korean(known)).then_some(at)
     }
 }
 
@@ -126,6 +125,12 @@ mod tests {
             "\u{1100}\u{1161}\u{11a8}a\u{1100}\u{1161}"
         );
         assert_eq!(letters("힣"), "\u{1112}\u{1175}\u{11c2}");
+    }
+
+    #[test]
+    fn of_words_as_far_away_the_one_that_begins_alike_comes_first() {
+        let near = Nearness::of("aple").nearest(["ape", "apple"].into_iter(), 2);
+        assert_eq!(near, ["apple", "ape"]);
     }
 
     #[test]

@@ -72,7 +72,10 @@ pub(super) fn step_by_step(studio: &mut Studio<'_>, gallery: &Gallery) -> Result
 
 fn told(command: &str, flow: bool) -> [Both; 3] {
     let (share_en, share_ko) = if flow {
-        ("Here t goes from 0 to 1.", "여기서 t는 0에서 1까지 갑니다.")
+        (
+            "Here t goes from 0 to 1, a thousandth of the numbers below the pictures.",
+            "여기서 t는 0에서 1까지이며, 그림 아래에 적힌 수의 천분의 1입니다.",
+        )
     } else {
         (
             "ᾱ, the share of the latent that is left, falls from 1 to 0 as t grows.",
