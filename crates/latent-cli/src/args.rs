@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    about, bench, completions, convert, data, decode, devices, encode, eval, export, generate,
-    inspect, prompt, reconstruct, reproduce, samplers, train,
+    about, bench, completions, convert, data, decode, demo, devices, encode, eval, export,
+    generate, inspect, prompt, reconstruct, reproduce, samplers, train,
 };
 
 const EXAMPLES: &str = "\
@@ -141,6 +141,7 @@ pub(crate) enum Command {
     Encode(encode::Encode),
     Decode(decode::Decode),
     Reconstruct(reconstruct::Reconstruct),
+    Demo(demo::Demo),
     Train(train::Train),
     Data(data::Data),
     Eval(eval::Eval),

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod fault;
+mod hints;
 mod names;
 mod output;
 mod stop;
@@ -95,6 +96,7 @@ fn run(command: Command, terminal: &Terminal) -> Result<(), Fault> {
         Command::Encode(c) => c.run(terminal),
         Command::Decode(c) => c.run(terminal),
         Command::Reconstruct(c) => c.run(terminal),
+        Command::Demo(c) => c.run(terminal),
         Command::Train(c) => c.run(terminal),
         Command::Data(c) => c.run(terminal),
         Command::Eval(c) => c.run(terminal),

@@ -1,56 +1,61 @@
 //! A prompt for those who give none.
 
-use std::path::Path;
+use std::env;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use latent_data::icons::{BuildConfig, Kind, Profile};
+use latent::{Request, Vocabulary};
 
+use crate::args::Model;
+use crate::commands::open;
 use crate::fault::Fault;
 
-/// A prompt of words that the built-in model learned: the same for the same seed, another at another moment without.
+/// Seeds that the clock gives lie below this: short enough to be typed again.
+const SEEDS: u64 = 1_000_000;
+
+/// Fills in a thing and a style that the model learned, in Korean where the terminal is: the same for the same seed,
+/// others at another moment without one.
 ///
 /// # Errors
-/// For another model, whose words are not known here.
-pub(crate) fn prompt(model: Option<&Path>, seed: Option<u64>) -> Result<String, Fault> {
-    if let Some(model) = model {
-        return Err(
-            Fault::usage(format!("`{}` needs a prompt", model.display()))
-                .hint("say what the picture shows: `latent generate \"a red apple\" --model ...`"),
-        );
+/// For a model whose words are not known.
+pub(crate) fn lay_over(request: &mut Request, model: &Model) -> Result<(), Fault> {
+    let folder = open::folder(
+        model.model.as_deref(),
+        model.config.as_deref(),
+        model.prediction,
+    )?;
+    if request.seeds.is_empty() {
+        request.seeds = vec![now() % SEEDS];
     }
-    // The kind it knows best: one thing on white.
-    let config = BuildConfig {
-        profile: Profile::First,
-        kinds: Some(vec![Kind::White]),
-        scenes: 0,
-        ..BuildConfig::default()
-    };
-    let prompts: Vec<String> = config
-        .recipes()?
+    let korean = is_korean(|name| env::var(name).ok());
+    let prompt =
+        Vocabulary::read(&folder)?.and_then(|words| words.surprise(request.seeds[0], korean));
+    request.prompt = prompt.ok_or_else(|| {
+        let name = model
+            .model
+            .as_ref()
+            .map_or("the built-in model".into(), |path| {
+                format!("`{}`", path.display())
+            });
+        Fault::usage(format!("{name} needs a prompt"))
+            .hint("say what the picture shows: `latent generate \"a red apple\" --model ...`")
+    })?;
+    Ok(())
+}
+
+/// Whether the terminal speaks Korean. Source: POSIX.1-2024, Base Definitions, Section 8.2 (which variable wins).
+fn is_korean(var: impl Fn(&str) -> Option<String>) -> bool {
+    let set = ["LC_ALL", "LC_MESSAGES", "LANG"]
         .into_iter()
-        .filter_map(|recipe| recipe.en.into_iter().next())
-        .collect();
-    let place = mixed(seed.unwrap_or_else(now)) % prompts.len().max(1) as u64;
-    prompts
-        .into_iter()
-        .nth(place as usize)
-        .ok_or_else(|| Fault::usage("there is no prompt; give one"))
+        .filter_map(var);
+    let mut set = set.filter(|value| !value.is_empty());
+    set.next()
+        .is_some_and(|value| value == "ko" || value.starts_with("ko_"))
 }
 
 fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64)
-}
-
-/// Neighbouring seeds give words far apart.
-///
-/// Source: the finaliser of SplitMix64, Steele et al. 2014 (doi:10.1145/2714064.2660195), Figure 13.
-fn mixed(seed: u64) -> u64 {
-    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+        .map_or(0, |since| since.as_micros() as u64)
 }
 
 #[cfg(test)]
@@ -58,18 +63,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_has_one_surprise_and_others_have_others() {
-        let of = |seed| prompt(None, Some(seed)).unwrap();
-        assert_eq!(of(7), of(7));
-        let mut all: Vec<String> = (0..20).map(of).collect();
-        all.sort();
-        all.dedup();
-        assert!(all.len() > 10, "{all:?}");
-    }
-
-    #[test]
-    fn another_model_needs_a_prompt() {
-        let error = prompt(Some("m".as_ref()), None).unwrap_err().to_string();
-        assert!(error.contains("needs a prompt"), "{error}");
+    fn the_first_variable_that_is_set_says_the_language() {
+        let korean = |set: &'static [(&str, &str)]| {
+            is_korean(move |name| {
+                set.iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert!(korean(&[("LANG", "ko_KR.UTF-8")]));
+        assert!(korean(&[
+            ("LC_ALL", ""),
+            ("LC_MESSAGES", "ko_KR.UTF-8"),
+            ("LANG", "C")
+        ]));
+        assert!(!korean(&[("LC_ALL", "C"), ("LANG", "ko_KR.UTF-8")]));
+        assert!(!korean(&[("LANG", "kok_IN")]) && !korean(&[]));
     }
 }

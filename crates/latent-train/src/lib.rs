@@ -30,6 +30,7 @@ mod run;
 mod schedule;
 mod text_encoder;
 mod trainee;
+mod words;
 
 use std::path::Path;
 
@@ -41,6 +42,7 @@ pub use events::{Event, Finished, Options, Resume};
 pub use metrics::{Metrics, read as read_metrics};
 pub use schedule::{Decay, Ema, LearningRate};
 pub use text_encoder::train_text_encoder;
+pub use words::vocabulary;
 
 /// The three stages, in the order in which they build on each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

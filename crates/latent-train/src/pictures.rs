@@ -204,10 +204,7 @@ fn is_korean(caption: &Caption) -> bool {
 
 /// The caption without its last part, if that names a style: `a red apple, 3d style` to `a red apple`.
 pub(crate) fn without_style(caption: &str) -> &str {
-    match caption.rsplit_once(", ") {
-        Some((rest, last)) if last.ends_with(" style") || last.ends_with(" 스타일") => rest,
-        _ => caption,
-    }
+    latent::split_style(caption).0
 }
 
 #[cfg(test)]

@@ -219,10 +219,14 @@ fn opens_and_draws(model: &Path) {
         "text_encoder/config.json",
         "tokenizer/vocab.json",
         "scheduler/scheduler_config.json",
+        "latent-words.json",
     ] {
         assert!(model.join(part).is_file(), "{part}");
     }
     let pipeline = latent::Pipeline::from_pretrained(model).expect("our own folder opens");
+    let words = pipeline.vocabulary().expect("the words of the captions");
+    assert_eq!(words.unknown("a green square on the right"), []);
+    assert_eq!(words.unknown("a green elephant")[0].word, "elephant");
     let request = latent::Request::new("a green square on the right")
         .seed(1)
         .steps(4);

@@ -75,6 +75,8 @@ pub struct Progress<'a> {
     pub total: usize,
     /// The timestep of the last one.
     pub timestep: f64,
+    /// The noisy latents after it, `[n, c, h, w]`.
+    latents: &'a Array,
     /// The network's present estimate of the clean latents, `[n, c, h, w]`.
     denoised: &'a Array,
     pipeline: &'a Pipeline,
@@ -105,6 +107,12 @@ impl Progress<'_> {
         }
         let scaled = |length: usize| (length * longest / side).max(1);
         Ok(picture.resize(scaled(width), scaled(height), Filter::Area)?)
+    }
+
+    /// The latents as the sampler left them, with the noise that is still in them.
+    #[must_use]
+    pub fn latents(&self) -> Latents {
+        Latents::from(self.latents.clone())
     }
 
     /// The network's present estimate of the clean latents.
@@ -728,6 +736,7 @@ impl Denoiser for Guided<'_> {
             done: self.before + step.index + 1,
             total: self.total,
             timestep: step.timestep,
+            latents: step.latents,
             denoised: step.denoised,
             pipeline: self.pipeline,
         };

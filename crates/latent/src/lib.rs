@@ -41,6 +41,8 @@ mod settings;
 mod start;
 mod steering;
 mod told;
+mod view;
+mod vocabulary;
 
 pub use adapters::{Control, PARTS, loras_in_prompt};
 pub use builtin::{builtin_folder, export_builtin, has_builtin};
@@ -62,6 +64,8 @@ pub use prompts::{PromptReport, ReadPrompt, ReadStage};
 pub use recipe::{NamedLora, NamedModel, Recipe, Tool, Unmatched};
 pub use request::Request;
 pub use settings::Settings;
+pub use view::{Channel, Projection};
+pub use vocabulary::{FILE as VOCABULARY_FILE, UnknownWord, Vocabulary, split_style};
 
 /// Works with this many threads from now on; call it once, before the first model is opened.
 ///

@@ -20,6 +20,7 @@ use crate::latents::Latents;
 use crate::named::Names;
 use crate::refine::refine;
 use crate::sdxl::Sdxl;
+use crate::vocabulary::Vocabulary;
 use crate::{Error, Request};
 
 /// Words to pictures: an autoencoder, a U-Net, and where the model reads words a text encoder and a tokenizer.
@@ -34,6 +35,7 @@ pub struct Pipeline {
     pub(crate) refiner: Option<Box<Pipeline>>,
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) defaults: Defaults,
+    vocabulary: Option<Vocabulary>,
     pub(crate) compute: Compute,
     device_name: String,
     pub(crate) model_name: String,
@@ -242,6 +244,7 @@ impl Builder {
             refiner: None,
             scheduler: scheduler(&folder.scheduler_config()?)?,
             defaults: Defaults::read(folder)?,
+            vocabulary: Vocabulary::read(folder)?,
             compute,
             device_name: selected.name,
             model_name,
@@ -343,6 +346,7 @@ impl Pipeline {
             refiner: None,
             scheduler: scheduler(&parts.scheduler_config)?,
             defaults: parts.defaults,
+            vocabulary: None,
             compute,
             device_name: "given".to_owned(),
             model_name: "parts".to_owned(),
@@ -448,12 +452,7 @@ impl Pipeline {
     /// Decodes one picture at a time, so that memory does not grow with their number.
     pub(crate) fn decode_array(&self, latents: &Array) -> Result<Vec<Picture>, Error> {
         let (_, channels, height, width) = latents.dim();
-        let needed = self.autoencoder.latent_channels();
-        if channels != needed {
-            return Err(Error::Request(format!(
-                "the latents have {channels} channels, and this autoencoder has {needed}; they belong to another model"
-            )));
-        }
+        self.check_channels(latents)?;
         let factor = self.downsampling();
         let decode = |one: ndarray::ArrayView3<'_, f32>| {
             let values = one.iter().copied().collect();
@@ -472,6 +471,30 @@ impl Pipeline {
             )?)
         };
         latents.outer_iter().map(decode).collect()
+    }
+
+    /// Latents `[n, c, h, w]` as the autoencoder has them, before they are scaled for the U-Net.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the latents have other channels than this autoencoder.
+    pub fn unscaled(&self, latents: &Latents) -> Result<Latents, Error> {
+        self.check_channels(latents.array())?;
+        let tensor = self
+            .compute
+            .tensor(latents.values().to_vec(), latents.shape());
+        let (values, shape) = to_host(self.autoencoder.from_diffusion(tensor));
+        let fault = || Error::Request("the autoencoder changed the latents' shape".to_owned());
+        Latents::new(values, shape).ok_or_else(fault)
+    }
+
+    fn check_channels(&self, latents: &Array) -> Result<(), Error> {
+        let (found, needed) = (latents.dim().1, self.autoencoder.latent_channels());
+        if found == needed {
+            return Ok(());
+        }
+        Err(Error::Request(format!(
+            "the latents have {found} channels, and this autoencoder has {needed}; they belong to another model"
+        )))
     }
 
     /// Pixels per latent, in each direction.
@@ -508,6 +531,20 @@ impl Pipeline {
     #[must_use]
     pub fn defaults(&self) -> &Defaults {
         &self.defaults
+    }
+
+    /// What the folder says of the noise that the model was trained on.
+    #[must_use]
+    pub fn scheduler(&self) -> &SchedulerConfig {
+        &self.scheduler
+    }
+
+    /// The words that the model learned from; `None` if its folder has no list of them, or something was laid over the
+    /// model that may have taught it others.
+    #[must_use]
+    pub fn vocabulary(&self) -> Option<&Vocabulary> {
+        let own = self.extras.names.is_empty();
+        self.vocabulary.as_ref().filter(|_| own)
     }
 
     /// What cuts the words, for models that are told words.

@@ -4,14 +4,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use latent::Vocabulary;
 use latent_data::icons::{
     self, BuildConfig, Deviation, Kind as Picture, Profile, Progress, Recipe,
 };
+use latent_data::{Captions, DataSet};
 use serde_json::json;
 
 use crate::fault::{Fault, Kind};
-use crate::stop;
 use crate::terminal::{Meter, Terminal, thousands};
+use crate::{output, stop};
 
 /// Draw, check or count the training set of the built-in model.
 #[derive(Debug, Args)]
@@ -20,6 +22,8 @@ use crate::terminal::{Meter, Terminal, thousands};
   latent data build --profile core --size 64    smaller pictures
   latent data verify                            are these the published pictures?
   latent data captions                          are these the published captions? Needs no package
+  latent data words data/core/train -o latent-words.json
+                                                the list of words that a model's folder holds beside its weights
 
 Packages are fetched once, with `npm pack`, and checked by their checksums; after that no network is needed.
 A build that was stopped goes on where it was.")]
@@ -36,10 +40,13 @@ enum What {
     Verify(Verify),
     /// Count the captions and compare their checksums with the published ones.
     Captions,
+    /// Write the words of a data set's captions, by which `latent generate` knows what a model does not know.
+    Words(Words),
 }
 
+/// A part of the built-in model's set.
 #[derive(Debug, Args)]
-struct Build {
+struct Part {
     /// Part of the set: all of it, core (6,845 pictures), first (the 84 things people try first, and some to measure by).
     #[arg(long, value_name = "PROFILE", default_value = "all")]
     profile: String,
@@ -49,6 +56,12 @@ struct Build {
     /// Scenes that are tried; the published set has 20,000.
     #[arg(long, value_name = "N", default_value_t = icons::SCENES)]
     scenes: u32,
+}
+
+#[derive(Debug, Args)]
+struct Build {
+    #[command(flatten)]
+    part: Part,
     /// Side of a picture in pixels: 64, 128 or 256.
     #[arg(long, value_name = "PIXELS", default_value_t = 128)]
     size: usize,
@@ -57,6 +70,18 @@ struct Build {
     /// The folder to write [default: data/PROFILE].
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Words {
+    /// A data set as training reads it; without it, the training captions of the built-in model's set.
+    #[arg(value_name = "DATA", conflicts_with_all = ["profile", "kinds", "scenes"])]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    part: Part,
+    /// The file to write.
+    #[arg(long, short, value_name = "FILE", default_value = latent::VOCABULARY_FILE)]
+    output: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -79,13 +104,14 @@ impl Data {
             What::Build(build) => build.run(terminal),
             What::Verify(verify) => verify.run(terminal),
             What::Captions => captions(terminal),
+            What::Words(words) => words.run(terminal),
         }
     }
 }
 
 impl Build {
     fn run(self, terminal: &Terminal) -> Result<(), Fault> {
-        let config = self.config()?;
+        let config = self.part.config(self.size)?;
         let out = self
             .out
             .unwrap_or_else(|| Path::new("data").join(config.profile.name()));
@@ -108,8 +134,10 @@ impl Build {
         });
         terminal.result(&line, out.display())
     }
+}
 
-    fn config(&self) -> Result<BuildConfig, Fault> {
+impl Part {
+    fn config(&self, size: usize) -> Result<BuildConfig, Fault> {
         let kinds: Vec<Picture> = self
             .kinds
             .iter()
@@ -119,9 +147,34 @@ impl Build {
             profile: Profile::parse(&self.profile)?,
             kinds: (!kinds.is_empty()).then_some(kinds),
             scenes: self.scenes,
-            size: self.size,
+            size,
         })
     }
+}
+
+impl Words {
+    fn run(self, terminal: &Terminal) -> Result<(), Fault> {
+        output::check_writable(&self.output)?;
+        let vocabulary = match &self.data {
+            Some(path) => latent_train::vocabulary(&DataSet::open(path, Captions::Required)?),
+            None => of_recipes(&self.part.config(BuildConfig::default().size)?.recipes()?),
+        };
+        output::whole(|| Ok(vocabulary.write(&self.output)?))?;
+        terminal.note(format_args!(
+            "{} words, {} things",
+            thousands(vocabulary.words().count()),
+            thousands(vocabulary.things().count())
+        ));
+        terminal.wrote(&self.output)
+    }
+}
+
+/// The words of the pictures that are drawn for training; of those held out nothing is known.
+fn of_recipes(recipes: &[Recipe]) -> Vocabulary {
+    let train = recipes.iter().filter(|recipe| !recipe.held_out);
+    Vocabulary::of_captions(
+        train.map(|recipe| recipe.en.iter().chain(&recipe.ko).map(String::as_str)),
+    )
 }
 
 impl Verify {

@@ -18,7 +18,7 @@ use crate::commands::sdxl::SdxlFlags;
 use crate::commands::{modes, open};
 use crate::fault::{Fault, Kind};
 use crate::terminal::Terminal;
-use crate::{names, output, stop, surprise};
+use crate::{hints, names, output, stop, surprise};
 
 /// A preview is drawn at most this often, so that decoding it does not slow the picture down much.
 const PREVIEW_EVERY: Duration = Duration::from_millis(700);
@@ -49,7 +49,7 @@ alone or in a batch. A longer side than the model was trained for repeats things
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", compat::HELP))]
 pub(crate) struct Generate {
-    /// What the picture shows; without it, something surprising.
+    /// What the picture shows; without it, something surprising that the model learned, told with its seed.
     prompt: Option<String>,
     #[command(flatten)]
     model: Model,
@@ -132,11 +132,16 @@ impl Generate {
             output::check_writable(path)?;
         }
         if self.prompt.is_none() {
-            terminal.note(format_args!("{}", request.prompt));
+            terminal.note(format_args!(
+                "\"{}\" --seed {}",
+                request.prompt,
+                request.seeds()[0]
+            ));
         }
         let lay = |builder| self.adapters.onto(builder, &prompted);
         let mut pipeline = open::pipeline_with(&self.model, terminal, lay)?;
         adapters::report(&pipeline, terminal);
+        hints::of_words(&pipeline, &request, terminal);
         if let Some(path) = &self.sdxl.refiner {
             pipeline = pipeline.with_refiner(open::beside(&self.model, path, terminal)?)?;
         }
@@ -198,8 +203,7 @@ impl Generate {
         match &self.prompt {
             Some(prompt) => request.prompt.clone_from(prompt),
             None if request.prompt.is_empty() => {
-                request.prompt =
-                    surprise::prompt(self.model.model.as_deref(), self.seed.first().copied())?;
+                surprise::lay_over(&mut request, &self.model)?;
             }
             None => {}
         }

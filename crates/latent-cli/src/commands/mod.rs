@@ -8,6 +8,7 @@ pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod data;
 pub(crate) mod decode;
+pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod encode;
 pub(crate) mod eval;

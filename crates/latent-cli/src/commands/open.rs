@@ -143,7 +143,10 @@ pub(crate) fn located(path: &Path, source: &Source, terminal: &Terminal) -> Resu
 ///
 /// # Errors
 /// When the model cannot be opened or reads no words.
-pub(crate) fn words(model: &Model, terminal: &Terminal) -> Result<(ModelFolder, ClipTokenizer), Fault> {
+pub(crate) fn words(
+    model: &Model,
+    terminal: &Terminal,
+) -> Result<(ModelFolder, ClipTokenizer), Fault> {
     let folder = folder(
         (model.model.as_deref(), model.config.as_deref()),
         model.prediction,

@@ -470,6 +470,7 @@ fn the_built_in_model_draws_without_a_word_and_as_its_exported_folder_does() {
         .stderr
         .lines()
         .next()
+        .and_then(|line| line.split('"').nth(1))
         .expect("the words")
         .to_owned();
     let model = ["generate", &prompt, "--model", text(&exported)];

@@ -1,6 +1,7 @@
 //! The command as a user runs it: every test starts the built program.
 
 mod adapters;
+mod demo;
 mod encode;
 mod generate;
 #[cfg(feature = "hub")]
@@ -13,3 +14,4 @@ mod sdxl;
 mod support;
 mod tables;
 mod train;
+mod words;

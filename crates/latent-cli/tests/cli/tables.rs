@@ -216,6 +216,7 @@ fn help_lists_every_command_with_examples_and_exit_codes() {
         "encode",
         "decode",
         "reconstruct",
+        "demo",
         "train",
         "data",
         "eval",

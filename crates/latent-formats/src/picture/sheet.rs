@@ -2,7 +2,7 @@
 
 use super::Picture;
 use crate::FormatError;
-use crate::text::{LINE_HEIGHT, Weight, draw_text, fitting};
+use crate::text::{LINE_HEIGHT, Weight, draw_text, wrapped};
 
 /// The look of a sheet: a grid of cells as large as the largest picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,15 +13,18 @@ pub struct Sheet {
     pub gap: usize,
     /// The colour of the gaps.
     pub background: [u8; 3],
+    /// Lines that a label may take, at least 1.
+    pub lines: usize,
 }
 
 impl Default for Sheet {
-    /// Eight in a row on white.
+    /// Eight in a row on white, labels of one line.
     fn default() -> Self {
         Self {
             columns: 8,
             gap: 4,
             background: [255; 3],
+            lines: 1,
         }
     }
 }
@@ -36,12 +39,12 @@ impl Sheet {
         self.draw_cells(&cells, 0)
     }
 
-    /// The same with a line under each picture; letters beyond ASCII become `?`, what is too long is cut.
+    /// The same with a label under each picture, in Latin letters or Hangul; others become `?`, what is too long is cut.
     ///
     /// # Errors
     /// As [`Sheet::draw`].
     pub fn draw_labelled(&self, cells: &[(&str, &Picture)]) -> Result<Picture, FormatError> {
-        self.draw_cells(cells, LINE_HEIGHT)
+        self.draw_cells(cells, self.lines.max(1) * LINE_HEIGHT)
     }
 
     fn draw_cells(&self, cells: &[(&str, &Picture)], label: usize) -> Result<Picture, FormatError> {
@@ -66,10 +69,14 @@ impl Sheet {
                 (height - picture.height()) / 2,
             );
             sheet.paste(picture, x + left, y + top);
-            if label > 0 {
-                let text = fitting(text, width);
-                let at = (x as isize, (y + height) as isize);
-                draw_text(&mut sheet, at, &text, self.ink(), Weight::Regular);
+            let lines = if label > 0 {
+                wrapped(text, width, self.lines)
+            } else {
+                Vec::new()
+            };
+            for (line, text) in lines.iter().enumerate() {
+                let at = (x as isize, (y + height + line * LINE_HEIGHT) as isize);
+                draw_text(&mut sheet, at, text, self.ink(), Weight::Regular);
             }
         }
         Ok(sheet)
@@ -97,7 +104,7 @@ mod tests {
         let sheet = Sheet {
             columns: 2,
             gap: 1,
-            background: [255; 3],
+            ..Sheet::default()
         };
         let drawn = sheet.draw(&colors()).unwrap();
         assert_eq!((drawn.width(), drawn.height()), (1 + 2 * 7, 1 + 2 * 5));
@@ -117,7 +124,7 @@ mod tests {
         let drawn = Sheet {
             columns: 2,
             gap: 0,
-            background: [255; 3],
+            ..Sheet::default()
         }
         .draw(&[large, small])
         .unwrap();
@@ -139,6 +146,25 @@ mod tests {
         };
         assert!(dark(0..46) > 20);
         assert_eq!(dark(46..drawn.width()), 0);
+    }
+
+    #[test]
+    fn labels_in_hangul_differ_and_take_as_many_lines_as_they_may() {
+        let picture = Picture::filled(70, 8, [255; 3]).unwrap();
+        let draw = |text, lines| {
+            let sheet = Sheet {
+                lines,
+                ..Sheet::default()
+            };
+            sheet.draw_labelled(&[(text, &picture)]).unwrap()
+        };
+        assert_ne!(draw("사과", 1), draw("배", 1));
+        assert_ne!(draw("사과", 1), draw("??", 1));
+        let (one, two) = (draw("빨간 사과 그림", 1), draw("빨간 사과 그림", 2));
+        assert_eq!(two.height(), one.height() + LINE_HEIGHT);
+        let below = one.height() - 4..two.height();
+        let inked = |y| (0..two.width()).any(|x| two.pixel(x, y)[0] < 128);
+        assert!(below.into_iter().any(inked), "the second line is empty");
     }
 
     #[test]

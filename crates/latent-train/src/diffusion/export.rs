@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use latent::{DEFAULTS_FILE, Defaults};
+use latent::{DEFAULTS_FILE, Defaults, VOCABULARY_FILE};
+use latent_data::DataSet;
 use latent_formats::{ModelIndex, PartClass, write_json};
 use latent_models::UNet2dCondition;
 use serde_json::{Map, Value, json};
@@ -11,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::frozen::Frozen;
 use crate::config::{DiffusionConfig, NoiseSchedule};
 use crate::error::{Result, TrainError};
+use crate::words::vocabulary;
 
 /// `scheduler_config.json`: DDIM over this run's noise schedule.
 ///
@@ -46,9 +48,13 @@ pub(super) fn pipeline(
     frozen: &Frozen,
     scheduler: &Value,
     defaults: &Defaults,
+    data: &DataSet,
 ) -> Result<()> {
     unet.save(&folder.join("unet"))?;
     write_json(&folder.join(DEFAULTS_FILE), defaults)?;
+    if frozen.text.is_some() {
+        vocabulary(data).write(&folder.join(VOCABULARY_FILE))?;
+    }
     copy(&frozen.autoencoder_folder, &folder.join("vae"))?;
     let scheduler_folder = folder.join("scheduler");
     fs::create_dir_all(&scheduler_folder).map_err(TrainError::io(&scheduler_folder))?;

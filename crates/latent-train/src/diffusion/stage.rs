@@ -217,6 +217,7 @@ impl Stage for DiffusionStage {
             &self.frozen,
             &self.scheduler,
             &self.defaults(),
+            self.loader.pictures.data(),
         )
     }
 }

@@ -1,0 +1,84 @@
+//! Kind words about words that a model does not know.
+
+use latent::{Pipeline, Request, UnknownWord, Vocabulary};
+
+use crate::terminal::Terminal;
+
+/// Unknown words that are told of.
+const MOST: usize = 3;
+/// Things that are named where no known word is near.
+const EXAMPLES: usize = 3;
+
+/// Says on stderr which words of the request the model never met, and what it knows that is near; nothing for models
+/// without a list of words.
+pub(crate) fn of_words(pipeline: &Pipeline, request: &Request, terminal: &Terminal) {
+    let Some(vocabulary) = pipeline.vocabulary() else {
+        return;
+    };
+    let unknown = vocabulary.unknown(&format!("{}\n{}", request.prompt, request.negative_prompt));
+    for word in unknown.iter().take(MOST) {
+        terminal.note(line(word, vocabulary));
+    }
+    if let Some(more) = unknown.len().checked_sub(MOST).filter(|more| *more > 0) {
+        let (korean, s) = (
+            is_korean(&unknown[MOST].word),
+            if more == 1 { "" } else { "s" },
+        );
+        terminal.note(if korean {
+            format!("모르는 말이 {more}개 더 있습니다")
+        } else {
+            format!("and {more} more word{s}")
+        });
+    }
+}
+
+/// In the language of the word.
+fn line(unknown: &UnknownWord, vocabulary: &Vocabulary) -> String {
+    let UnknownWord { word, near } = unknown;
+    let examples = || vocabulary.examples(word, EXAMPLES).join(", ");
+    match (is_korean(word), near.is_empty()) {
+        (false, false) => format!(
+            "the model does not know `{word}`; near: {}",
+            near.join(", ")
+        ),
+        (false, true) => format!(
+            "the model does not know `{word}`; it knows, say: {}",
+            examples()
+        ),
+        (true, false) => format!("모델이 모르는 말: `{word}`; 비슷한 말: {}", near.join(", ")),
+        (true, true) => format!(
+            "모델이 모르는 말: `{word}`; 아는 것을 들자면: {}",
+            examples()
+        ),
+    }
+}
+
+fn is_korean(word: &str) -> bool {
+    word.chars()
+        .any(|letter| matches!(letter, '\u{3131}'..='\u{318e}' | '\u{ac00}'..='\u{d7a3}'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_speaks_the_language_of_the_word() {
+        let vocabulary =
+            Vocabulary::of_captions([vec!["a red apple, 3d style", "빨간 사과, 3D 스타일"]]);
+        let lines: Vec<String> = vocabulary
+            .unknown("a red appel, xylophone, 빨갠 사과, 우주선")
+            .iter()
+            .map(|word| line(word, &vocabulary))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "the model does not know `appel`; near: apple",
+                "the model does not know `xylophone`; it knows, say: a red apple",
+                "모델이 모르는 말: `빨갠`; 비슷한 말: 빨간",
+                "모델이 모르는 말: `우주선`; 아는 것을 들자면: 빨간 사과",
+            ]
+        );
+    }
+}
