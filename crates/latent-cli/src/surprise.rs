@@ -8,6 +8,7 @@ use latent::{Request, Vocabulary};
 use crate::args::Model;
 use crate::commands::open;
 use crate::fault::Fault;
+use crate::terminal::Terminal;
 
 /// Seeds that the clock gives lie below this: short enough to be typed again.
 const SEEDS: u64 = 1_000_000;
@@ -17,12 +18,13 @@ const SEEDS: u64 = 1_000_000;
 ///
 /// # Errors
 /// For a model whose words are not known.
-pub(crate) fn lay_over(request: &mut Request, model: &Model) -> Result<(), Fault> {
-    let folder = open::folder(
-        model.model.as_deref(),
-        model.config.as_deref(),
-        model.prediction,
-    )?;
+pub(crate) fn lay_over(
+    request: &mut Request,
+    model: &Model,
+    terminal: &Terminal,
+) -> Result<(), Fault> {
+    let paths = (model.model.as_deref(), model.config.as_deref());
+    let folder = open::folder(paths, model.prediction, &model.source, terminal)?;
     if request.seeds.is_empty() {
         request.seeds = vec![now() % SEEDS];
     }

@@ -120,7 +120,7 @@ pub(crate) struct Generate {
 
 impl Generate {
     pub(crate) fn run(self, terminal: &Terminal) -> Result<(), Fault> {
-        let mut request = self.request()?;
+        let mut request = self.request(terminal)?;
         let prompted = self.adapters.read_prompt(&mut request)?;
         let first = self
             .output
@@ -163,7 +163,7 @@ impl Generate {
     }
 
     /// The request of the file, if one is given, with every flag laid over it.
-    pub(super) fn request(&self) -> Result<Request, Fault> {
+    pub(super) fn request(&self, terminal: &Terminal) -> Result<Request, Fault> {
         let mut request = match &self.request {
             Some(path) => read_request(path)?,
             None => Request::default(),
@@ -203,7 +203,7 @@ impl Generate {
         match &self.prompt {
             Some(prompt) => request.prompt.clone_from(prompt),
             None if request.prompt.is_empty() => {
-                surprise::lay_over(&mut request, &self.model)?;
+                surprise::lay_over(&mut request, &self.model, terminal)?;
             }
             None => {}
         }
@@ -364,8 +364,10 @@ mod tests {
 
     fn request(flags: &[&str]) -> Result<Request, Fault> {
         let flags = ["latent", "generate"].iter().chain(flags);
-        match Cli::try_parse_from(flags).unwrap().command {
-            Command::Generate(generate) => generate.request(),
+        let cli = Cli::try_parse_from(flags).unwrap();
+        let terminal = Terminal::new(&cli.global);
+        match cli.command {
+            Command::Generate(generate) => generate.request(&terminal),
             other => panic!("not a generate command: {other:?}"),
         }
     }

@@ -180,8 +180,10 @@ mod tests {
         let words = ["latent"]
             .into_iter()
             .chain(command.iter().map(String::as_str));
-        match Cli::try_parse_from(words).unwrap().command {
-            Command::Generate(generate) => generate.request().unwrap(),
+        let cli = Cli::try_parse_from(words).unwrap();
+        let terminal = crate::terminal::Terminal::new(&cli.global);
+        match cli.command {
+            Command::Generate(generate) => generate.request(&terminal).unwrap(),
             other => panic!("not a generate command: {other:?}"),
         }
     }
