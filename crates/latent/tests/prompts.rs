@@ -139,7 +139,7 @@ fn short(pipeline: &Pipeline, text: &str) -> Tensor<3> {
 #[test]
 fn a_prompt_of_150_tokens_is_two_chunks_behind_one_another() {
     let pipeline = SD1.pipeline();
-    let (prompt, tokens) = long_prompt(SD1, "a fox", 150);
+    let (prompt, tokens) = long_prompt(SD1, "a fox a a", 150);
     let tokenizer = pipeline.tokenizer().expect("a tokenizer");
     let chunks: Vec<Vec<u32>> = tokens.chunks(75).map(|ids| chunk(tokenizer, ids)).collect();
     let (wanted, unwanted) = (last_states(&pipeline, &chunks), short(&pipeline, ""));
@@ -189,7 +189,7 @@ fn xl_states(pipeline: &Pipeline, tokens: &[u32]) -> (Tensor<3>, Tensor<2>) {
 #[test]
 fn stable_diffusion_xl_reads_150_tokens_with_both_encoders() {
     let pipeline = SDXL.pipeline();
-    let (prompt, tokens) = long_prompt(SDXL, "a fox", 150);
+    let (prompt, tokens) = long_prompt(SDXL, "a fox a a", 150);
     let (text, pooled) = xl_states(&pipeline, &tokens);
     let numbers = vec![64.0, 64.0, 0.0, 0.0, 64.0, 64.0];
     let told = |text: &Tensor<3>, pooled: &Tensor<2>| {

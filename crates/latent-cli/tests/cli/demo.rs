@@ -17,9 +17,12 @@ fn demo(folder: &Path) -> [String; 2] {
 
 /// The values of an attribute, in order.
 fn values<'a>(page: &'a str, attribute: &str) -> Vec<&'a str> {
-    let parts = page.split(&format!(" {attribute}=\"")).skip(1);
-    parts
-        .map(|part| part.split('"').next().expect("an end"))
+    let begin = format!(" {attribute}=\"");
+    page.match_indices(&begin)
+        .map(|(at, _)| {
+            let value = &page[at + begin.len()..];
+            value.split('"').next().expect("an end")
+        })
         .collect()
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Source: Forge's `modules/infotext_utils.py`, which reads it, and `modules/processing.py`, which writes it.
 
-use latent_sampling::{SCHEDULES, Sampler, find_joined, find_schedule};
+use latent_models::Weights;
+use latent_sampling::{Compat, SCHEDULES, Sampler, find_joined, find_schedule};
 
 use super::{NamedLora, NamedModel, Recipe, Tool, bare_name};
 use crate::{Hires, MicroConditioning, Upscaler, Variation};
@@ -250,6 +251,7 @@ impl Reader {
             "Mask grow" => self.recipe.request.mask_grow = self.number(key, value),
             "Keep unmasked" => self.recipe.request.keep_unmasked = Some(value != "false"),
             "Outpaint" => self.outpaint(value),
+            "Compat" | "Weights" if self.ours() => self.habit(key, value),
             "CFG Rescale" => {
                 self.recipe.request.guidance_rescale = self.number(key, value).unwrap_or(0.0)
             }
@@ -280,6 +282,18 @@ impl Reader {
                 .wants("a scheduler configuration of its own", "scheduler-config"),
             "Adapters" if self.ours() => self.adapters(value),
             _ if NEEDLESS.contains(&key) || USUAL.contains(&(key, value)) => {}
+            _ => self.unknown(key, value),
+        }
+    }
+
+    /// Whose habits a picture of our own followed.
+    fn habit(&mut self, key: &str, value: &str) {
+        let request = &mut self.recipe.request;
+        let compat = Compat::ALL.iter().find(|(name, _)| *name == value);
+        let weights = Weights::ALL.iter().find(|(name, _)| *name == value);
+        match (key, compat, weights) {
+            ("Compat", Some((_, compat)), _) => request.compat = *compat,
+            ("Weights", _, Some((_, weights))) => request.weights = Some(*weights),
             _ => self.unknown(key, value),
         }
     }

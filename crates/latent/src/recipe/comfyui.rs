@@ -216,8 +216,6 @@ impl<'g> Walk<'g> {
     /// A node that draws, and all that leads to it.
     fn draws(&mut self, node: &'g Node) {
         let graph = self.graph;
-        // ComfyUI draws its noise with torch's generator on the CPU, whatever draws the picture.
-        self.recipe.request.generator = Some("torch".to_owned());
         let custom = node.class_type.starts_with("SamplerCustom");
         let guider = graph.behind(node, "guider").unwrap_or(node);
         let noise = graph.behind(node, "noise").unwrap_or(node);

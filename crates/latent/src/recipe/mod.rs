@@ -11,6 +11,7 @@ use std::fmt;
 use std::path::Path;
 
 use latent_formats::{FormatError, Picture};
+use latent_sampling::Compat;
 
 use crate::{Error, Request};
 
@@ -120,7 +121,7 @@ impl Recipe {
             (None, None) => Err(String::new()),
         };
         let noted = |mut recipe: Self| {
-            recipe.note_marks();
+            recipe.follow_the_tool();
             Ok(recipe)
         };
         match (followed, parameters) {
@@ -180,18 +181,18 @@ impl Recipe {
 }
 
 impl Recipe {
-    /// Says what the prompts ask for by marks that are read as plain words here.
-    fn note_marks(&mut self) {
-        let request = &self.request;
-        let words = [&request.prompt, &request.negative_prompt];
-        let marks: &[char] = match self.tool {
-            Tool::A1111 => &['(', '['],
-            Tool::ComfyUi => &['('],
-            Tool::InvokeAi => &['+'],
-            Tool::Latent => &[],
-        };
-        if words.iter().any(|words| words.contains(marks)) {
-            self.note("the weights of words in the prompt, whose marks are read as words");
+    /// Follows the tool where programs differ, and says which marks of its prompts are read as plain words here.
+    fn follow_the_tool(&mut self) {
+        match self.tool {
+            Tool::A1111 => self.request.compat = Compat::A1111,
+            Tool::ComfyUi => self.request.compat = Compat::ComfyUi,
+            Tool::InvokeAi => {
+                let words = [&self.request.prompt, &self.request.negative_prompt];
+                if words.iter().any(|words| words.contains('+')) {
+                    self.note("the weights of words in the prompt, whose marks are read as words");
+                }
+            }
+            Tool::Latent => {}
         }
     }
 }

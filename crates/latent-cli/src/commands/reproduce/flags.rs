@@ -32,6 +32,13 @@ impl Flags {
         flags.state("sampler", request.sampler.as_ref());
         flags.state("schedule", request.schedule.as_ref());
         flags.state("generator", request.generator.as_ref());
+        let compat =
+            Some(request.compat).filter(|compat| *compat != latent::sampling::Compat::default());
+        flags.state("compat", compat.map(latent::sampling::Compat::name));
+        flags.state(
+            "weights",
+            request.weights.map(latent::models::Weights::name),
+        );
         flags.state("eta", request.eta);
         flags.state("width", request.width);
         flags.state("height", request.height);
