@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use latent::sampling::Compat;
 use latent::{NamedLora, Picture, Recipe, Request, Tool};
 
 fn fixture(name: &str) -> PathBuf {
@@ -29,6 +30,7 @@ fn a1111_says_the_same_in_png_jpeg_and_webp() {
         let recipe = recipe(name);
         let expected = Request {
             clip_skip: Some(1),
+            compat: Compat::A1111,
             ..common("a red fox in the snow, 빨간 여우", "blurry, lowres")
                 .seed(3_141_592_653)
                 .guidance(6.5)
@@ -56,12 +58,14 @@ fn a1111_says_the_same_in_png_jpeg_and_webp() {
 fn comfyui_says_the_same_in_png_and_webp() {
     for name in ["comfyui.png", "comfyui.webp"] {
         let recipe = recipe(name);
-        let expected = common("a red fox, 빨간 여우", "blurry")
-            .seed(156_680_208_700_286)
-            .guidance(8.0)
-            .sampler("euler_ancestral")
-            .schedule("normal")
-            .generator("torch");
+        let expected = Request {
+            compat: Compat::ComfyUi,
+            ..common("a red fox, 빨간 여우", "blurry")
+                .seed(156_680_208_700_286)
+                .guidance(8.0)
+                .sampler("euler_ancestral")
+                .schedule("normal")
+        };
         assert_eq!(
             (recipe.tool, &recipe.request),
             (Tool::ComfyUi, &expected),

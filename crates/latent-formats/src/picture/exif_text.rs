@@ -46,7 +46,9 @@ pub(super) fn read(exif: Vec<u8>) -> Vec<(String, String)> {
         Some(rest) => rest.to_vec(),
         None => exif,
     };
-    let Ok(exif) = Reader::new().read_raw(exif) else {
+    // A1111's library leaves out where the next directory is, which is no reason to read nothing.
+    let read = Reader::new().continue_on_error(true).read_raw(exif);
+    let Ok(exif) = read.or_else(|error| error.distill_partial_result(|_| {})) else {
         return Vec::new();
     };
     let comment = exif.get_field(Tag::UserComment, In::PRIMARY);

@@ -58,7 +58,7 @@ fn every_committed_config_is_read() {
 
 #[test]
 fn an_unknown_key_is_refused_with_its_line_and_what_is_known() {
-    let error = fault("batch = 32", "batches = 32");
+    let error = fault("batch = 384", "batches = 32");
     assert!(
         error.contains("unknown field `batches`") && error.contains("`batch`"),
         "{error}"
@@ -87,14 +87,14 @@ fn a_missing_key_is_named() {
 
 #[test]
 fn a_value_of_the_wrong_kind_is_refused_with_its_line() {
-    let error = fault("batch = 32", "batch = \"many\"");
+    let error = fault("batch = 384", "batch = \"many\"");
     assert!(error.contains("invalid type"), "{error}");
 }
 
 #[test]
 fn values_that_cannot_work_are_refused_with_key_and_line() {
     for (from, to, words) in [
-        ("batch = 32", "batch = 0", "`run.batch` must be at least 1"),
+        ("batch = 384", "batch = 0", "`run.batch` must be at least 1"),
         ("size = 128", "size = 4", "`data.size` is 4"),
         ("shift = 4", "shift = 64", "`augment.shift` is 64"),
         (

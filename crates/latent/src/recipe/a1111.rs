@@ -225,25 +225,7 @@ impl Reader {
 
     fn take_rare(&mut self, key: &str, value: &str) {
         match key {
-            "Hires upscale" => {
-                if let Some(scale) = self.number(key, value) {
-                    self.hires_or_new().scale = scale;
-                }
-            }
-            "Hires steps" => {
-                let steps = self.number(key, value).filter(|steps| *steps > 0);
-                self.hires_or_new().steps = steps;
-            }
-            "Hires upscaler" => match value {
-                "Latent" => self.hires_or_new().upscaler = Upscaler::Latent,
-                "Lanczos" => self.hires_or_new().upscaler = Upscaler::Lanczos,
-                other => {
-                    self.hires_or_new().upscaler = Upscaler::Lanczos;
-                    self.recipe.note(format!(
-                        "the upscaler `{other}`, in whose place Lanczos' filter is taken"
-                    ));
-                }
-            },
+            _ if key.starts_with("Hires ") => self.take_hires(key, value),
             "Mask blur" => {
                 self.recipe.request.mask_blur = self.number(key, value);
                 self.recipe.wants("the mask that it was painted in", "mask");
@@ -281,6 +263,32 @@ impl Reader {
                 .recipe
                 .wants("a scheduler configuration of its own", "scheduler-config"),
             "Adapters" if self.ours() => self.adapters(value),
+            _ if NEEDLESS.contains(&key) || USUAL.contains(&(key, value)) => {}
+            _ => self.unknown(key, value),
+        }
+    }
+
+    fn take_hires(&mut self, key: &str, value: &str) {
+        match key {
+            "Hires upscale" => {
+                if let Some(scale) = self.number(key, value) {
+                    self.hires_or_new().scale = scale;
+                }
+            }
+            "Hires steps" => {
+                let steps = self.number(key, value).filter(|steps| *steps > 0);
+                self.hires_or_new().steps = steps;
+            }
+            "Hires upscaler" => match value {
+                "Latent" => self.hires_or_new().upscaler = Upscaler::Latent,
+                "Lanczos" => self.hires_or_new().upscaler = Upscaler::Lanczos,
+                other => {
+                    self.hires_or_new().upscaler = Upscaler::Lanczos;
+                    self.recipe.note(format!(
+                        "the upscaler `{other}`, in whose place Lanczos' filter is taken"
+                    ));
+                }
+            },
             _ if NEEDLESS.contains(&key) || USUAL.contains(&(key, value)) => {}
             _ => self.unknown(key, value),
         }

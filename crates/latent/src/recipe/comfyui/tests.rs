@@ -42,8 +42,8 @@ fn the_first_graph_becomes_a_request() {
         (Some("dpmpp_2m"), Some("karras"))
     );
     assert_eq!(
-        (request.clip_skip, request.compat),
-        (Some(1), latent_sampling::Compat::ComfyUi)
+        (request.clip_skip, request.generator.as_deref()),
+        (Some(1), None)
     );
     assert_eq!(recipe.model.as_ref().unwrap().name, "v1-5-pruned-emaonly");
     let lora = NamedLora {
