@@ -5,7 +5,7 @@
 //! use std::ops::ControlFlow;
 //!
 //! let name = HubName::parse("owner/name@v1.0").expect("a name of the hub");
-//! let mut repository = Hub::new(Settings::from_env()?)?.open(&name)?;
+//! let mut repository = Hub::new(Settings::from_env()?).open(&name)?;
 //! let folder = repository.fetch(&["model_index.json"], &mut |progress| {
 //!     println!("{}: {} of {} bytes", progress.file, progress.done, progress.total);
 //!     ControlFlow::Continue(())

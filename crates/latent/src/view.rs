@@ -219,11 +219,12 @@ fn solved(mut squares: Vec<Vec<f64>>, mut products: Vec<[f64; 3]>) -> Vec<[f64; 
         }
     }
     for row in (0..size).rev() {
-        for c in 0..3 {
-            let later: f64 = (row + 1..size)
-                .map(|k| squares[row][k] * products[k][c])
-                .sum();
-            products[row][c] = (products[row][c] - later) / squares[row][row];
+        let (until, after) = products.split_at_mut(row + 1);
+        let factors = &squares[row];
+        for (c, value) in until[row].iter_mut().enumerate() {
+            let terms = after.iter().zip(&factors[row + 1..size]);
+            let later: f64 = terms.map(|(found, factor)| factor * found[c]).sum();
+            *value = (*value - later) / factors[row];
         }
     }
     products

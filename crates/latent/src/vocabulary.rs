@@ -180,7 +180,7 @@ impl Vocabulary {
         };
         self.words.contains(word)
             || SMALL_WORDS.contains(&word)
-            || (is_korean(word) && PARTICLES.iter().any(|particle| noun(&particle)))
+            || (is_korean(word) && PARTICLES.iter().any(noun))
     }
 
     /// A caption that the model may have learned: one of its things, in one of the styles it was seen in. The same for

@@ -78,7 +78,7 @@ impl Demo {
         };
         output::whole(|| {
             let fault = |e| Fault::output(format!("cannot make `{}`: {e}", self.output.display()));
-            Ok(std::fs::create_dir_all(&self.output).map_err(fault)?)
+            std::fs::create_dir_all(&self.output).map_err(fault)
         })?;
         for (name, bytes) in studio.into_files() {
             output::bytes(&self.output.join(name), &bytes)?;

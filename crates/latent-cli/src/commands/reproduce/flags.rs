@@ -114,7 +114,7 @@ impl Flags {
                 given.iter().any(|known| known == flag)
                     || self.0.iter().any(|(known, _)| known == flag)
             };
-            if !needed.iter().any(|flag| is_given(flag)) {
+            if !needed.iter().any(is_given) {
                 self.0.retain(|(known, _)| known != name);
             }
         }

@@ -22,6 +22,9 @@ struct Gallery {
     living: String,
 }
 
+/// Draws one chapter.
+type Lesson = fn(&mut Studio<'_>, &Gallery) -> Result<Chapter, Fault>;
+
 /// Draws everything that the pages show.
 ///
 /// # Errors
@@ -30,7 +33,7 @@ pub(super) fn chapters(studio: &mut Studio<'_>) -> Result<Vec<Chapter>, Fault> {
     studio.begin(CHAPTERS);
     let (first, gallery) = words::from_words(studio)?;
     let mut chapters = vec![first];
-    let chapter: [fn(&mut Studio<'_>, &Gallery) -> Result<Chapter, Fault>; CHAPTERS - 1] = [
+    let chapter: [Lesson; CHAPTERS - 1] = [
         latents::a_picture_becomes_a_latent,
         latents::the_scaling_factor,
         noise::step_by_step,
