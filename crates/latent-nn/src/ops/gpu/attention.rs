@@ -9,7 +9,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{dense, elementwise, empty};
+use super::{dense, each, empty};
 use crate::ops::{AttentionOptions, AttentionRecord};
 
 /// Units of a block: queries (or keys) that it looks after.
@@ -347,23 +347,18 @@ impl Sizes {
     }
 
     /// See [`deltas_kernel`]: `[n, heads, lq]`.
-    fn deltas(&self, output: &CubeTensor, dy: &CubeTensor) -> CubeTensor {
-        let size = self.n * self.heads * self.lq;
-        let deltas = empty(output, &[self.n, self.heads, self.lq], DType::F32);
-        let (blocks, block) = elementwise(size);
-        deltas_kernel::launch(
-            &deltas.client,
-            blocks,
-            block,
-            output.clone().into_buffer_arg(),
-            dy.clone().into_buffer_arg(),
-            deltas.clone().into_buffer_arg(),
-            size as u32,
-            self.lq as u32,
-            self.heads as u32,
-            self.width as u32,
-        );
-        deltas
+    fn deltas(&self, output: CubeTensor, dy: CubeTensor) -> CubeTensor {
+        let shape = [self.n, self.heads, self.lq];
+        let [lq, heads, width] = [self.lq, self.heads, self.width].map(|length| length as u32);
+        each(
+            [output, dy],
+            &shape,
+            |client, (blocks, block), [output, dy], deltas, size| {
+                deltas_kernel::launch(
+                    client, blocks, block, output, dy, deltas, size, lq, heads, width,
+                );
+            },
+        )
     }
 }
 
@@ -475,8 +470,8 @@ pub(super) fn backward(
     options: AttentionOptions,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let sizes = Sizes::of(&record.queries, &record.keys, &options);
-    let (output, dy) = (dense(record.output), dense(dy));
-    let deltas = sizes.deltas(&output, &dy);
+    let dy = dense(dy);
+    let deltas = sizes.deltas(record.output, dy.clone());
     let [queries, keys, values, log_sums] =
         [record.queries, record.keys, record.values, record.log_sums].map(dense);
     let back = WayBack {

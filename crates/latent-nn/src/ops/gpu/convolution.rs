@@ -1,5 +1,5 @@
-//! Convolutions and linear layers: the rows under the kernel are laid out by one kernel, the matrix units multiply
-//! them, one kernel adds what is to be added.
+//! Convolutions: the rows under the kernel are laid out by one kernel, the matrix units multiply them, one kernel adds
+//! what is to be added.
 
 use burn::tensor::DType;
 use burn_cubecl::cubecl;
@@ -11,12 +11,11 @@ use latent_kernels::Precision;
 use super::sums::weight_of_parts;
 use super::{
     count, dense, elementwise, empty, pointwise, product, product_over_rows, reshaped, takes_bf16,
-    transposed,
 };
 use crate::ops::ConvOptions;
 
 /// Which positions of `x` each row of the columns shows.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Window {
     kernel: [usize; 2],
     /// Steps between the rows' first positions.
@@ -29,6 +28,20 @@ struct Window {
     before: [usize; 2],
     /// Rows and columns of the result.
     out: [usize; 2],
+}
+
+impl Window {
+    /// Shows each position of a picture of size `out` by itself.
+    fn single(out: [usize; 2]) -> Self {
+        Self {
+            kernel: [1, 1],
+            stride: 1,
+            factor: 1,
+            sparse: false,
+            before: [0, 0],
+            out,
+        }
+    }
 }
 
 /// Value `index` of the columns: tap and channels of one row.
@@ -82,8 +95,7 @@ fn columns(x: CubeTensor, window: Window, dtype: DType) -> CubeTensor {
     let [kh, kw] = window.kernel;
     let [height, width] = window.out;
     let rows = n * height * width;
-    let plain = (kh, kw, window.stride, window.factor) == (1, 1, 1, 1) && [h, w] == window.out;
-    if plain && dtype == DType::F32 {
+    if window == Window::single([h, w]) && dtype == DType::F32 {
         return reshaped(dense(x), &[rows, c]);
     }
     let lanes = if c.is_multiple_of(4) { 4 } else { 1 };
@@ -226,7 +238,11 @@ fn add_to_kernel(
 }
 
 /// `y [.., c]` with `[bias, per_channel, residual]` added in place; a sample has `positions` rows.
-fn with_added(y: CubeTensor, added: [Option<CubeTensor>; 3], positions: usize) -> CubeTensor {
+pub(super) fn with_added(
+    y: CubeTensor,
+    added: [Option<CubeTensor>; 3],
+    positions: usize,
+) -> CubeTensor {
     if added.iter().all(Option::is_none) {
         return y;
     }
@@ -301,7 +317,7 @@ pub(super) fn conv2d_backward_input(
         kernel: [kh, kw],
         stride: 1,
         factor: options.stride,
-        sparse: true,
+        sparse: options.stride > 1,
         before: [kh - 1 - top, kw - 1 - left],
         out: [factor * h, factor * w],
     };
@@ -326,57 +342,7 @@ pub(super) fn conv2d_backward_weight(
     let rows = columns(x, window, dtype);
     let count = rows.meta.shape()[0];
     let [_, ho, wo, _] = dy.meta.shape().dims();
-    let plain = Window {
-        kernel: [1, 1],
-        stride: 1,
-        factor: 1,
-        sparse: false,
-        before: [0, 0],
-        out: [ho, wo],
-    };
-    let parts = product_over_rows(rows, columns(dy, plain, dtype), count);
+    let dy = columns(dy, Window::single([ho, wo]), dtype);
+    let parts = product_over_rows(rows, dy, count);
     weight_of_parts(parts, [co, ci, kernel[0], kernel[1]])
-}
-
-/// All leading axes as one: `[m, k]`, and the shape with `width` in place of `k`.
-fn rows_of(x: CubeTensor, width: usize) -> (CubeTensor, Vec<usize>) {
-    let mut shape = x.meta.shape().to_vec();
-    let last = shape.len() - 1;
-    let channels = shape[last];
-    let rows = count(&shape) / channels;
-    shape[last] = width;
-    (reshaped(dense(x), &[rows, channels]), shape)
-}
-
-/// See [`crate::ops::LatentOps::latent_linear`]. Operands stay f32, which the matrix units round by themselves: a pass
-/// that narrows them would cost more than it saves.
-pub(super) fn linear(
-    x: CubeTensor,
-    weight: CubeTensor,
-    bias: Option<CubeTensor>,
-    residual: Option<CubeTensor>,
-) -> CubeTensor {
-    let out = weight.meta.shape()[0];
-    let (x, shape) = rows_of(x, out);
-    let y = product(x, transposed(dense(weight)));
-    with_added(reshaped(y, &shape), [bias, None, residual], 1)
-}
-
-/// See [`crate::ops::LatentOps::latent_linear_backward_input`].
-pub(super) fn linear_backward_input(dy: CubeTensor, weight: CubeTensor) -> CubeTensor {
-    let (dy, shape) = rows_of(dy, weight.meta.shape()[1]);
-    reshaped(product(dy, dense(weight)), &shape)
-}
-
-/// See [`crate::ops::LatentOps::latent_linear_backward_weight`].
-pub(super) fn linear_backward_weight(x: CubeTensor, dy: CubeTensor) -> CubeTensor {
-    let (x, _) = rows_of(x, 0);
-    let (dy, _) = rows_of(dy, 0);
-    let (rows, inputs, outputs) = (x.meta.shape()[0], x.meta.shape()[1], dy.meta.shape()[1]);
-    // The sum of the parts turns `[in, out]` into the weight's `[out, in]` as well.
-    let parts = product_over_rows(x, dy, rows);
-    reshaped(
-        weight_of_parts(parts, [outputs, inputs, 1, 1]),
-        &[outputs, inputs],
-    )
 }

@@ -7,6 +7,7 @@
 
 mod attention;
 mod convolution;
+mod linear;
 mod norms;
 mod pointwise;
 mod sums;
@@ -57,6 +58,21 @@ fn elementwise(count: usize) -> (CubeCount, CubeDim) {
         CubeCount::Static(columns as u32, rows as u32, 1),
         CubeDim::new_1d(BLOCK),
     )
+}
+
+/// A result of `shape` from a kernel with one unit for each of its values. `launch` gets the client, blocks and units,
+/// the inputs, the result, and how many values it has.
+fn each<const N: usize>(
+    inputs: [CubeTensor; N],
+    shape: &[usize],
+    launch: impl FnOnce(&Client, (CubeCount, CubeDim), [BufferArg; N], BufferArg, u32),
+) -> CubeTensor {
+    let y = empty(&inputs[0], shape, DType::F32);
+    let inputs = inputs.map(|x| dense(x).into_buffer_arg());
+    let size = count(shape);
+    let result = y.clone().into_buffer_arg();
+    launch(&y.client, elementwise(size), inputs, result, size as u32);
+    y
 }
 
 /// `a @ b` of the last two axes in f32, by the matrix units where there are any.
@@ -135,7 +151,7 @@ impl LatentOps for CubeBackend {
         residual: Maybe<Self>,
         _: LinearOptions,
     ) -> CubeTensor {
-        convolution::linear(x, weight, bias.into_option(), residual.into_option())
+        linear::linear(x, weight, bias.into_option(), residual.into_option())
     }
 
     fn latent_linear_backward_input(
@@ -143,7 +159,7 @@ impl LatentOps for CubeBackend {
         weight: CubeTensor,
         _: LinearOptions,
     ) -> CubeTensor {
-        convolution::linear_backward_input(dy, weight)
+        linear::linear_backward_input(dy, weight)
     }
 
     fn latent_linear_backward_weight(
@@ -151,7 +167,7 @@ impl LatentOps for CubeBackend {
         dy: CubeTensor,
         _: LinearOptions,
     ) -> CubeTensor {
-        convolution::linear_backward_weight(x, dy)
+        linear::linear_backward_weight(x, dy)
     }
 
     fn latent_attention(

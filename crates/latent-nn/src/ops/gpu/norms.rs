@@ -6,6 +6,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::pointwise::{swish, swish_slope};
 use super::sums::column_sums;
 use super::{count, dense, empty, reshaped};
 use crate::ops::{GroupNormOptions, LatentOps};
@@ -41,15 +42,14 @@ fn block_sum(value: f32) -> f32 {
 /// `y * sigmoid(y)` where asked.
 #[cube]
 fn silu_if(y: f32, #[comptime] silu: bool) -> f32 {
-    if silu { y / (1.0f32 + f32::exp(-y)) } else { y }
+    if silu { swish(y, 1.0f32) } else { y }
 }
 
 /// `dy` through SiLU at `y` where asked.
 #[cube]
 fn silu_backward_if(y: f32, dy: f32, #[comptime] silu: bool) -> f32 {
     if silu {
-        let gate = 1.0f32 / (1.0f32 + f32::exp(-y));
-        dy * gate * (1.0f32 + y * (1.0f32 - gate))
+        dy * swish_slope(y, 1.0f32)
     } else {
         dy
     }

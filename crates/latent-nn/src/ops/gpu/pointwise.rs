@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use latent_kernels::Activation;
 
-use super::{count, dense, elementwise, empty};
+use super::{count, dense, each, elementwise, empty};
 
 /// The slope of the sigmoid that imitates GELU in CLIP's first text encoder.
 const QUICK: f32 = 1.702;
@@ -24,6 +24,19 @@ fn number(kind: Activation) -> u32 {
     }
 }
 
+/// `x * sigmoid(slope * x)`.
+#[cube]
+pub(super) fn swish(x: f32, slope: f32) -> f32 {
+    x / (1.0f32 + f32::exp(-slope * x))
+}
+
+/// Derivative of [`swish`].
+#[cube]
+pub(super) fn swish_slope(x: f32, slope: f32) -> f32 {
+    let gate = 1.0f32 / (1.0f32 + f32::exp(-slope * x));
+    gate * (1.0f32 + slope * x * (1.0f32 - gate))
+}
+
 #[cube]
 fn gelu(x: f32) -> f32 {
     0.5f32 * x * (1.0f32 + Erf::erf(x * HALF))
@@ -37,24 +50,22 @@ fn gelu_slope(x: f32) -> f32 {
 #[cube]
 fn activated(x: f32, #[comptime] kind: u32) -> f32 {
     if kind == 0u32 {
-        x / (1.0f32 + f32::exp(-x))
+        swish(x, 1.0f32)
     } else if kind == 1u32 {
         gelu(x)
     } else {
-        x / (1.0f32 + f32::exp(-QUICK * x))
+        swish(x, QUICK)
     }
 }
 
 #[cube]
 fn slope(x: f32, #[comptime] kind: u32) -> f32 {
     if kind == 0u32 {
-        let gate = 1.0f32 / (1.0f32 + f32::exp(-x));
-        gate * (1.0f32 + x * (1.0f32 - gate))
+        swish_slope(x, 1.0f32)
     } else if kind == 1u32 {
         gelu_slope(x)
     } else {
-        let gate = 1.0f32 / (1.0f32 + f32::exp(-QUICK * x));
-        gate * (1.0f32 + QUICK * x * (1.0f32 - gate))
+        swish_slope(x, QUICK)
     }
 }
 
@@ -83,36 +94,30 @@ fn activation_backward_kernel(
 /// See [`crate::ops::LatentOps::latent_activation`].
 pub(super) fn activation(x: CubeTensor, kind: Activation) -> CubeTensor {
     let shape = x.meta.shape().to_vec();
-    let y = empty(&x, &shape, DType::F32);
-    let (blocks, block) = elementwise(count(&shape));
-    activation_kernel::launch(
-        &y.client,
-        blocks,
-        block,
-        dense(x).into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        count(&shape) as u32,
-        number(kind),
-    );
-    y
+    each([x], &shape, |client, (blocks, block), [x], y, size| {
+        activation_kernel::launch(client, blocks, block, x, y, size, number(kind));
+    })
 }
 
 /// See [`crate::ops::LatentOps::latent_activation_backward`].
 pub(super) fn activation_backward(x: CubeTensor, dy: CubeTensor, kind: Activation) -> CubeTensor {
     let shape = x.meta.shape().to_vec();
-    let dx = empty(&x, &shape, DType::F32);
-    let (blocks, block) = elementwise(count(&shape));
-    activation_backward_kernel::launch(
-        &dx.client,
-        blocks,
-        block,
-        dense(x).into_buffer_arg(),
-        dense(dy).into_buffer_arg(),
-        dx.clone().into_buffer_arg(),
-        count(&shape) as u32,
-        number(kind),
-    );
-    dx
+    each(
+        [x, dy],
+        &shape,
+        |client, (blocks, block), [x, dy], dx, size| {
+            activation_backward_kernel::launch(
+                client,
+                blocks,
+                block,
+                x,
+                dy,
+                dx,
+                size,
+                number(kind),
+            );
+        },
+    )
 }
 
 #[cube(launch)]
@@ -126,18 +131,13 @@ fn add_kernel(a: &[f32], b: &[f32], y: &mut [f32], size: u32) {
 /// See [`crate::ops::LatentOps::latent_add`].
 pub(super) fn add(a: CubeTensor, b: CubeTensor) -> CubeTensor {
     let shape = a.meta.shape().to_vec();
-    let y = empty(&a, &shape, DType::F32);
-    let (blocks, block) = elementwise(count(&shape));
-    add_kernel::launch(
-        &y.client,
-        blocks,
-        block,
-        dense(a).into_buffer_arg(),
-        dense(b).into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        count(&shape) as u32,
-    );
-    y
+    each(
+        [a, b],
+        &shape,
+        |client, (blocks, block), [a, b], y, size| {
+            add_kernel::launch(client, blocks, block, a, b, y, size);
+        },
+    )
 }
 
 #[cube(launch)]
@@ -166,18 +166,10 @@ pub(super) fn geglu(x: CubeTensor) -> CubeTensor {
     let mut shape = x.meta.shape().to_vec();
     let last = shape.len() - 1;
     shape[last] /= 2;
-    let y = empty(&x, &shape, DType::F32);
-    let (blocks, block) = elementwise(count(&shape));
-    geglu_kernel::launch(
-        &y.client,
-        blocks,
-        block,
-        dense(x).into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        count(&shape) as u32,
-        shape[last] as u32,
-    );
-    y
+    let half = shape[last] as u32;
+    each([x], &shape, |client, (blocks, block), [x], y, size| {
+        geglu_kernel::launch(client, blocks, block, x, y, size, half);
+    })
 }
 
 /// See [`crate::ops::LatentOps::latent_geglu_backward`].
@@ -232,20 +224,14 @@ pub(super) fn concat(a: CubeTensor, b: CubeTensor) -> CubeTensor {
     let last = shape.len() - 1;
     let (left, right) = (shape[last], b.meta.shape()[last]);
     shape[last] = left + right;
-    let y = empty(&a, &shape, DType::F32);
-    let (blocks, block) = elementwise(count(&shape));
-    concat_kernel::launch(
-        &y.client,
-        blocks,
-        block,
-        dense(a).into_buffer_arg(),
-        dense(b).into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        count(&shape) as u32,
-        left as u32,
-        right as u32,
-    );
-    y
+    let (left, right) = (left as u32, right as u32);
+    each(
+        [a, b],
+        &shape,
+        |client, (blocks, block), [a, b], y, size| {
+            concat_kernel::launch(client, blocks, block, a, b, y, size, left, right);
+        },
+    )
 }
 
 /// See [`crate::ops::LatentOps::latent_split`].
@@ -308,22 +294,10 @@ fn upsample_kernel(
 pub(super) fn upsample(x: CubeTensor, [height, width]: [usize; 2]) -> CubeTensor {
     let [n, h, w, c] = x.meta.shape().dims();
     let shape = [n, height, width, c];
-    let y = empty(&x, &shape, DType::F32);
-    let (blocks, block) = elementwise(count(&shape));
-    upsample_kernel::launch(
-        &y.client,
-        blocks,
-        block,
-        dense(x).into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        count(&shape) as u32,
-        h as u32,
-        w as u32,
-        height as u32,
-        width as u32,
-        c as u32,
-    );
-    y
+    let [h, w, height, width, c] = [h, w, height, width, c].map(|length| length as u32);
+    each([x], &shape, |client, (blocks, block), [x], y, size| {
+        upsample_kernel::launch(client, blocks, block, x, y, size, h, w, height, width, c);
+    })
 }
 
 /// Whether `dy` is that of an `x` of `size` doubled.
@@ -352,17 +326,7 @@ fn sum_of_four_kernel(dy: &[f32], dx: &mut [f32], size: u32, width: u32, channel
 pub(super) fn upsample_doubled_backward(dy: CubeTensor, [h, w]: [usize; 2]) -> CubeTensor {
     let [n, _, _, c] = dy.meta.shape().dims();
     let shape = [n, h, w, c];
-    let dx = empty(&dy, &shape, DType::F32);
-    let (blocks, block) = elementwise(count(&shape));
-    sum_of_four_kernel::launch(
-        &dx.client,
-        blocks,
-        block,
-        dense(dy).into_buffer_arg(),
-        dx.clone().into_buffer_arg(),
-        count(&shape) as u32,
-        w as u32,
-        c as u32,
-    );
-    dx
+    each([dy], &shape, |client, (blocks, block), [dy], dx, size| {
+        sum_of_four_kernel::launch(client, blocks, block, dy, dx, size, w as u32, c as u32);
+    })
 }

@@ -5,7 +5,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{count, dense, empty};
+use super::{count, dense, each, empty};
 
 /// Channels a block sums side by side.
 const LANES: u32 = 32;
@@ -111,20 +111,11 @@ pub(super) fn weight_of_parts(parts: CubeTensor, shape: [usize; 4]) -> CubeTenso
     let [outputs, inputs, kh, kw] = shape;
     let size = count(&shape);
     let splits = count(parts.meta.shape()) / size;
-    let parts = dense(parts);
-    let y = empty(&parts, &shape, DType::F32);
-    let (blocks, block) = super::elementwise(size);
-    join_parts::launch(
-        &y.client,
-        blocks,
-        block,
-        parts.into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        size as u32,
-        splits as u32,
-        inputs as u32,
-        outputs as u32,
-        (kh * kw) as u32,
-    );
-    y
+    let [splits, inputs, outputs] = [splits, inputs, outputs].map(|length| length as u32);
+    let taps = (kh * kw) as u32;
+    each([parts], &shape, |client, (blocks, block), [x], y, size| {
+        join_parts::launch(
+            client, blocks, block, x, y, size, splits, inputs, outputs, taps,
+        );
+    })
 }
