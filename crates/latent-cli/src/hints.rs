@@ -20,10 +20,7 @@ pub(crate) fn of_words(pipeline: &Pipeline, request: &Request, terminal: &Termin
         terminal.note(line(word, vocabulary));
     }
     if let Some(more) = unknown.len().checked_sub(MOST).filter(|more| *more > 0) {
-        let (korean, s) = (
-            is_korean(&unknown[MOST].word),
-            if more == 1 { "" } else { "s" },
-        );
+        let (korean, s) = (unknown[MOST].is_korean(), if more == 1 { "" } else { "s" });
         terminal.note(if korean {
             format!("모르는 말이 {more}개 더 있습니다")
         } else {
@@ -36,7 +33,7 @@ pub(crate) fn of_words(pipeline: &Pipeline, request: &Request, terminal: &Termin
 fn line(unknown: &UnknownWord, vocabulary: &Vocabulary) -> String {
     let UnknownWord { word, near } = unknown;
     let examples = || vocabulary.examples(word, EXAMPLES).join(", ");
-    match (is_korean(word), near.is_empty()) {
+    match (unknown.is_korean(), near.is_empty()) {
         (false, false) => format!(
             "the model does not know `{word}`; near: {}",
             near.join(", ")
@@ -51,11 +48,6 @@ fn line(unknown: &UnknownWord, vocabulary: &Vocabulary) -> String {
             examples()
         ),
     }
-}
-
-fn is_korean(word: &str) -> bool {
-    word.chars()
-        .any(|letter| matches!(letter, '\u{3131}'..='\u{318e}' | '\u{ac00}'..='\u{d7a3}'))
 }
 
 #[cfg(test)]

@@ -28,6 +28,6 @@ mod transfer;
 
 pub use error::HubError;
 pub use file::HubFile;
-pub use name::HubName;
+pub use name::{HubName, is_weights};
 pub use repository::{Hub, Progress, Repository, Watch};
 pub use settings::Settings;

@@ -101,7 +101,8 @@ fn is_revision(text: &str) -> bool {
     text.chars().all(inside) && stays_inside(text)
 }
 
-fn is_weights(file: &str) -> bool {
+/// Whether a file's ending is one of weights.
+pub fn is_weights(file: &str) -> bool {
     let ending = file.rsplit_once('.').map(|(_, ending)| ending);
     ending.is_some_and(|ending| WEIGHTS.contains(&ending))
 }

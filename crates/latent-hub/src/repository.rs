@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::cache::{Folder, io_error, make_folder_of};
 use crate::client::Client;
 use crate::transfer::Transfer;
-use crate::{HubError, HubFile, HubName, Settings};
+use crate::{HubError, HubFile, HubName, Settings, is_weights};
 
 /// How far a fetch is.
 #[derive(Clone, Copy, Debug)]
@@ -241,12 +241,10 @@ impl Repository {
 
     /// The weights that a repository has, as a sentence's end.
     fn weights(&self) -> String {
-        let endings = [".safetensors", ".ckpt", ".pt", ".bin"];
-        let is_weights = |file: &&HubFile| endings.iter().any(|end| file.name.ends_with(end));
         let mut names: Vec<String> = self
             .files
             .iter()
-            .filter(is_weights)
+            .filter(|file| is_weights(&file.name))
             .map(|file| format!("`{}`", file.name))
             .collect();
         let more = names.len().saturating_sub(8);

@@ -27,6 +27,15 @@ impl Precision {
         }
     }
 
+    /// What flags and files call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+
     /// The precision of products that are not made of bytes.
     #[must_use]
     pub fn floating(self) -> Self {

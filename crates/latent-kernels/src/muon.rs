@@ -31,6 +31,9 @@ impl Muon {
     /// Its polynomial `a x + b x^3 + c x^5`, which is steep at 0 so that few rounds do.
     pub const POLYNOMIAL: [f32; 3] = [3.4445, -4.7750, 2.0315];
 
+    /// Length of a step at a learning rate of 1, by the root of the matrix's longer side: what makes AdamW's fit.
+    pub const LENGTH: f32 = 0.2;
+
     /// Adds the gradients `g * grad_scale` to the memory `m`, both `[rows, ..]`: the direction to go against.
     ///
     /// # Panics
@@ -76,7 +79,7 @@ impl Muon {
             "Muon: lengths differ"
         );
         let kept = (1.0 - f64::from(self.lr) * f64::from(self.weight_decay)) as f32;
-        let rate = self.lr * 0.2 * (rows.max(len / rows) as f32).sqrt();
+        let rate = self.lr * Self::LENGTH * (rows.max(len / rows) as f32).sqrt();
         p.par_chunks_mut(CHUNK)
             .zip(direction.par_chunks(CHUNK))
             .for_each(|(p, direction)| {

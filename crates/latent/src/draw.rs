@@ -6,7 +6,7 @@ use std::path::Path;
 use latent_formats::{Filter, Picture};
 use latent_models::Clock;
 use latent_nn::ops::{forget_packed, release_buffers};
-use latent_nn::{Precision, parameter_count};
+use latent_nn::parameter_count;
 use latent_sampling::{
     Compat, Denoiser, GeneratorKind, Latents as Array, NoiseSource, PictureGenerator, Plan,
     RunOptions, SamplingError, Schedule, SchedulerConfig, StepReport, Stopped, choose_as, guidance,
@@ -418,7 +418,7 @@ fn further(pipeline: &Pipeline, request: &Request, seeds: &Seeds) -> Vec<(&'stat
         further.push(("Refiner switch at", at.to_string()));
     }
     further.extend(rare(request));
-    further.push(("Precision", named(pipeline.compute.precision).to_owned()));
+    further.push(("Precision", pipeline.compute.precision.name().to_owned()));
     further
 }
 
@@ -432,15 +432,6 @@ fn habits(request: &Request) -> Vec<(&'static str, String)> {
         habits.push(("Weights", weights.name().to_owned()));
     }
     habits
-}
-
-/// A precision as flags have it.
-fn named(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "f32",
-        Precision::Bf16 => "bf16",
-        Precision::Int8 => "int8",
-    }
 }
 
 /// Settings that few requests state. A picture names them, so that it can be drawn again.

@@ -183,10 +183,7 @@ pub(crate) mod from_hub {
         if repository.is_cached() {
             return repository.lacks(&format!("a model of `{name}`")).into();
         }
-        let endings = [".safetensors", ".ckpt", ".pt", ".bin"];
-        let files = listed
-            .iter()
-            .filter(|name| endings.iter().any(|end| name.ends_with(end)));
+        let files = listed.iter().filter(|file| latent_hub::is_weights(file));
         let files: Vec<String> = files.map(|file| format!("`{}/{file}`", name)).collect();
         Error::Request(match files.len() {
             0 => {

@@ -59,7 +59,7 @@ impl<'a> Steering<'a> {
                 ));
             };
             let [n, length, channels] = text.dims();
-            let text = match steer.control.guess && unwanted > 0 {
+            let text = match steer.sees_half(unwanted) {
                 true if wanted == 0 => return Ok(None),
                 true => text.clone().slice([n - wanted..n, 0..length, 0..channels]),
                 false => text.clone(),
@@ -91,6 +91,11 @@ impl<'a> Steering<'a> {
 }
 
 impl Steer<'_> {
+    /// Whether it sees the wanted half only, the other half being given nothing.
+    fn sees_half(&self, unwanted: usize) -> bool {
+        self.control.guess && unwanted > 0
+    }
+
     fn residuals(
         &self,
         context: &ControlNetContext,
@@ -98,8 +103,7 @@ impl Steer<'_> {
         [unwanted, wanted]: [usize; 2],
     ) -> Residuals {
         let [n, c, h, w] = sample.dims();
-        // It sees the wanted half only; the other half is given nothing.
-        let half = self.control.guess && unwanted > 0;
+        let half = self.sees_half(unwanted);
         let (sample, timesteps) = if half {
             let seen = sample.clone().slice([n - wanted..n, 0..c, 0..h, 0..w]);
             (seen, &timesteps[n - wanted..])

@@ -68,6 +68,13 @@ pub struct UnknownWord {
     pub near: Vec<String>,
 }
 
+impl UnknownWord {
+    /// Whether it is written in Hangul.
+    pub fn is_korean(&self) -> bool {
+        is_korean(&self.word)
+    }
+}
+
 impl Vocabulary {
     /// What the captions of all examples hold. The first caption of an example, in each script, says what it shows.
     pub fn of_captions<'a, E>(examples: impl IntoIterator<Item = E>) -> Self

@@ -9,7 +9,8 @@ use latent::sampling::Compat;
 pub(crate) const HELP: &str = "\
 Prompts:
   Read letter by letter, as diffusers does, until --compat or --weights asks for more. Then weights
-  count, and prompts of any length are read in chunks of 75 tokens. A1111's grammar:
+  count, and prompts of any length are read in chunks of 75 tokens (38 with the built-in model,
+  whose text encoder reads fewer). A1111's grammar:
     (word) (word:1.3) [word] \\( \\)     weights, and brackets that are text
     BREAK                             the next words begin a chunk
     [from:to:0.5] [to:10] [from::10]  words change after a share of the steps, or a number of them
@@ -19,7 +20,7 @@ Prompts:
 
 --compat sets what is left open:
                       diffusers             a1111                     comfyui
-  prompts             literal, 75 tokens    A1111's grammar           ComfyUI's grammar
+  prompts             literal, one chunk    A1111's grammar           ComfyUI's grammar
   --weights           none                  a1111                     comfyui
   --generator         torch                 philox                    comfyui
   --count             seeds count           seeds count               one seed, a batch's noise

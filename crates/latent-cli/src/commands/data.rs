@@ -18,11 +18,11 @@ use crate::{output, stop};
 /// Draw, check or count the training set of the built-in model.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  latent data build --profile core              what the built-in model learned: data/core
+  latent data build                             what the built-in model learned: data/all
   latent data build --profile core --size 64    smaller pictures
   latent data verify                            are these the published pictures?
   latent data captions                          are these the published captions? Needs no package
-  latent data words data/core/train -o latent-words.json
+  latent data words data/all/train -o latent-words.json
                                                 the list of words that a model's folder holds beside its weights
 
 Packages are fetched once, with `npm pack`, and checked by their checksums; after that no network is needed.

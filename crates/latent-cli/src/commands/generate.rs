@@ -61,7 +61,7 @@ pub(crate) struct Generate {
     /// Seed of the picture; several (1,2,3) give several pictures [default: 0].
     #[arg(long, value_name = "SEED", value_delimiter = ',')]
     seed: Vec<u64>,
-    /// Pictures from one seed: picture k takes seed + k.
+    /// Pictures from one seed: picture k takes seed + k; with `--generator comfyui` all share the seed's noise.
     #[arg(long, value_name = "N")]
     count: Option<usize>,
     /// Steps of the sampler, 1 to 1000 [default: the model's].

@@ -1,4 +1,4 @@
-//! The optimiser on a GPU: AdamW's parameters behind one another in one tensor, Muon's matrices by their shapes, so that a
+//! The optimiser on a GPU: AdamW's parameters behind one another in one tensor, Muon's matrices in another, so that a
 //! step is hundreds of launches and not thousands.
 
 use std::collections::{BTreeMap, HashMap};

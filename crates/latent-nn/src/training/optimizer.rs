@@ -79,16 +79,6 @@ pub struct Step {
     pub average_decay: f32,
 }
 
-impl StepReport {
-    fn not_finite(grad_norm: f64) -> Self {
-        Self {
-            grad_norm,
-            clipped: false,
-            finite: false,
-        }
-    }
-}
-
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
@@ -98,6 +88,16 @@ pub struct StepReport {
     pub clipped: bool,
     /// `false` if a gradient was infinite or not a number; the step then changed nothing.
     pub finite: bool,
+}
+
+impl StepReport {
+    fn not_finite(grad_norm: f64) -> Self {
+        Self {
+            grad_norm,
+            clipped: false,
+            finite: false,
+        }
+    }
 }
 
 /// What the optimiser remembers of one parameter.

@@ -49,7 +49,7 @@ impl Turns {
         for (start, shape) in places {
             let [rows, columns] = matrix(shape);
             let (less, more) = (rows.min(columns), rows.max(columns));
-            lengths[*start..start + rows * columns].fill(0.2 * (more as f32).sqrt());
+            lengths[*start..start + rows * columns].fill(Muon::LENGTH * (more as f32).sqrt());
             let size = [less, roomy(more)];
             sizes
                 .entry(size)

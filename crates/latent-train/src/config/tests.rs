@@ -156,3 +156,18 @@ fn a_unet_that_is_told_what_no_data_set_holds_is_refused() {
         assert!(error.to_string().contains(key), "{error}");
     }
 }
+
+#[test]
+fn opposites_that_no_caption_can_be_told_by_are_refused() {
+    let text = committed("text-encoder.toml");
+    for to in [
+        "[\"left side\", \"right\"]",
+        "[\"left,\", \"right\"]",
+        "[\"left\", \"red\"]",
+    ] {
+        assert!(text.contains("[\"left\", \"right\"]"));
+        let text = text.replacen("[\"left\", \"right\"]", to, 1);
+        let error = TextEncoderConfig::parse(&text, Path::new("x.toml")).expect_err("refused");
+        assert!(error.to_string().contains("each in one group"), "{error}");
+    }
+}

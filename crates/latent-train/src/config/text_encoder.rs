@@ -1,11 +1,13 @@
 //! Config of the text-encoder stage.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use latent_models::{ClipTextConfig, ImageTowerConfig};
 use serde::{Deserialize, Serialize};
 
 use super::{Augment, Data, Fault, Optimization, Run, StageConfig, need};
+use crate::text_encoder::bare;
 
 /// `latent train text-encoder`: a text transformer and an image tower that learn to find each other's pairs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +74,15 @@ impl StageConfig for TextEncoderConfig {
             self.opposites.iter().all(|group| group.len() >= 2),
             "opposites",
             || "needs at least two words in each group".into(),
+        )?;
+        let words: Vec<&String> = self.opposites.iter().flatten().collect();
+        let single =
+            |word: &&String| !word.is_empty() && bare(word) == **word && !word.contains(' ');
+        let different: BTreeSet<&String> = words.iter().copied().collect();
+        need(
+            words.iter().all(single) && different.len() == words.len(),
+            "opposites",
+            || "needs single words without punctuation behind them, each in one group".into(),
         )?;
         let TokenizerConfig { vocab_size, path } = &self.tokenizer;
         need(vocab_size.is_some() != path.is_some(), "tokenizer", || {

@@ -6,6 +6,7 @@ mod stage;
 mod twins;
 
 pub(crate) use loader::PairLoader;
+pub(crate) use twins::bare;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ pub(crate) struct Opposites {
 }
 
 /// A word without the punctuation behind it.
-fn bare(word: &str) -> &str {
+pub(crate) fn bare(word: &str) -> &str {
     word.trim_end_matches([',', '.', ';', '!', '?'])
 }
 

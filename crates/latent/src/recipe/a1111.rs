@@ -20,7 +20,6 @@ const NEEDLESS: &[&str] = &[
     "Lora hashes",
     "Hashes",
     "Hires Module 1",
-    "Module 1",
     "User",
     "Lora_Model_hash",
 ];

@@ -17,21 +17,12 @@ const LONGEST: usize = 64;
 /// ComfyUI's name of a schedule that means another one elsewhere.
 const BETA: (&str, &str) = ("beta", "beta_timesteps");
 
-/// Nodes that draw, and the inputs that name their noise.
+/// Nodes that draw.
 const SAMPLERS: &[&str] = &[
     "KSampler",
     "KSamplerAdvanced",
     "SamplerCustom",
     "SamplerCustomAdvanced",
-];
-
-/// Nodes that hand on what they are given without changing a picture.
-const TRANSPARENT: &[&str] = &[
-    "Reroute",
-    "CLIPSetLastLayer",
-    "LoraLoader",
-    "LoraLoaderModelOnly",
-    "ModelSamplingDiscrete",
 ];
 
 /// One node.
@@ -323,7 +314,8 @@ impl<'g> Walk<'g> {
                     let share = self.graph.number(node, "multiplier").unwrap_or(0.0);
                     self.recipe.request.guidance_rescale = share as f32;
                 }
-                class if TRANSPARENT.contains(&class) || node.inputs.get("model").is_none() => {}
+                // A loader, or a node that hands on what it is given.
+                _ if node.inputs.get("model").is_none() => {}
                 class => self
                     .recipe
                     .note(format!("the node `{class}`, which changes the model")),

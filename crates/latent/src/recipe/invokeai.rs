@@ -55,8 +55,6 @@ const KNOWN: &[&str] = &[
     "refiner_model",
     "controlnets",
     "controlNets",
-    "canvas_v2_metadata",
-    "ref_images",
 ];
 
 /// The recipe of a text.

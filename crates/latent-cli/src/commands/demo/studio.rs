@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
-use latent::{Latents, Picture, PictureFormat, Pipeline, Request};
+use latent::{Latents, Picture, PictureFormat, Pipeline, Precision, Request};
 
 use super::page::{Both, Figure, Image};
-use crate::args::{Model, PrecisionFlag, PredictionFlag};
+use crate::args::{Model, PredictionFlag};
+use crate::commands::open;
 use crate::fault::Fault;
 use crate::stop;
 use crate::terminal::{Meter, Terminal};
@@ -269,6 +270,8 @@ fn flags(model: &Model) -> String {
     if let Some(path) = &model.config {
         flags.push(("config", quoted(&path.to_string_lossy())));
     }
+    let variant = model.source.variant.as_deref();
+    flags.extend(variant.map(|name| ("variant", quoted(name))));
     if let Some(kind) = model.prediction {
         let name = match kind {
             PredictionFlag::Epsilon => "epsilon",
@@ -276,12 +279,7 @@ fn flags(model: &Model) -> String {
         };
         flags.push(("prediction", name.to_owned()));
     }
-    let precision = match model.compute.precision {
-        PrecisionFlag::Auto => None,
-        PrecisionFlag::F32 => Some("f32"),
-        PrecisionFlag::Bf16 => Some("bf16"),
-        PrecisionFlag::Int8 => Some("int8"),
-    };
+    let precision = open::precision(model.compute.precision).map(Precision::name);
     flags.extend(precision.map(|name| ("precision", name.to_owned())));
     flags
         .iter()

@@ -133,11 +133,8 @@ impl Reproduce {
     fn add_loras(&self, recipe: &Recipe, flags: &mut Flags, unmatched: &mut Vec<String>) {
         for lora in &recipe.loras {
             let found = match &self.lora_dir {
-                Some(folder) => adapters::lora_file(folder, &lora.name).map_err(|fault| {
-                    first_line(&fault.to_string())
-                        .trim_start_matches("error: ")
-                        .to_owned()
-                }),
+                Some(folder) => adapters::lora_file(folder, &lora.name)
+                    .map_err(|fault| first_line(&fault.to_string())),
                 None => Err("name the folder it lies in with `--lora-dir DIR`".to_owned()),
             };
             match found {

@@ -157,3 +157,21 @@ fn words_that_json_does_not_have_become_null_outside_of_texts_only() {
     );
     assert_eq!(without_nan("\"\\"), "\"\\");
 }
+
+#[test]
+fn a_node_that_changes_what_the_model_predicts_is_not_passed_over() {
+    let graph = GRAPH
+        .replacen("\"model\": [\"10\", 0]", "\"model\": [\"20\", 0]", 1)
+        .trim_end_matches('}')
+        .to_owned()
+        + r#"}, "20": {"inputs": {"model": ["10", 0], "sampling": "v_prediction", "zsnr": true},
+           "class_type": "ModelSamplingDiscrete"}}"#;
+    let recipe = recipe(&graph);
+    let said = said(&recipe);
+    assert!(
+        said.iter()
+            .any(|what| what.contains("ModelSamplingDiscrete")),
+        "{said:?}"
+    );
+    assert_eq!(recipe.loras.len(), 1);
+}
