@@ -1,8 +1,11 @@
 //! A model being trained: its weights, its optimiser, their average.
 
 use burn::module::Module;
-use latent_nn::training::{Grads, Optimizer, OptimizerState, Step, StepReport};
-use latent_nn::{Exported, export_parameters, load_parameters, named_parameters};
+use burn::tensor::Tensor;
+use latent_nn::training::{
+    Grads, Optimizer, OptimizerState, Recorded, Step, StepReport, with_own_leaves,
+};
+use latent_nn::{Compute, Exported, export_parameters, load_parameters, named_parameters, to_host};
 
 use crate::checkpoint::Saved;
 use crate::config::Optimization;
@@ -18,6 +21,35 @@ pub(crate) struct Trainee<M> {
     /// Updates of the whole run, which the learning rate's decay needs.
     steps: u64,
     averages: bool,
+    recording: Recording,
+}
+
+/// An update as one launch of a GPU.
+enum Recording {
+    /// Not yet: the first updates make what later ones find.
+    Wanted,
+    Made(Recorded),
+    /// The device does not record, or must not.
+    Refused,
+}
+
+/// Updates before the one that is recorded: the first lays the parameters out, the second compiles what is left.
+const BEFORE_RECORDING: u64 = 2;
+
+/// What a pass found on the device.
+pub(crate) struct Found {
+    /// What is minimised, `[1]`.
+    pub(crate) loss: Tensor<1>,
+    /// What else the host wants to see.
+    pub(crate) shown: Vec<Tensor<1>>,
+}
+
+/// What an update found, on the host.
+pub(crate) struct Learned {
+    pub(crate) loss: f64,
+    /// Values of [`Found::shown`].
+    pub(crate) shown: Vec<Vec<f32>>,
+    pub(crate) report: StepReport,
 }
 
 impl<M: Module> Trainee<M> {
@@ -36,6 +68,7 @@ impl<M: Module> Trainee<M> {
             settings: settings.clone(),
             steps,
             averages,
+            recording: Recording::Wanted,
         }
     }
 
@@ -52,13 +85,71 @@ impl<M: Module> Trainee<M> {
         self.optimizer.averaged(&self.model().valid())
     }
 
-    /// One update; `step` counts from 0.
-    pub(crate) fn update(&mut self, step: u64, gradients: Grads) -> StepReport {
-        let rates = Step {
+    fn rates(&self, step: u64) -> Step {
+        Step {
             lr: self.settings.learning_rate.at(step, self.steps) as f32,
             max_grad_norm: self.settings.clip,
             average_decay: self.settings.ema.at(self.optimizer.steps()) as f32,
+        }
+    }
+
+    /// One update by one pass over `inputs`; `step` counts from 0. On a GPU it is recorded once and then run again as a
+    /// whole, so `pass` may not look at values.
+    pub(crate) fn learn(
+        &mut self,
+        step: u64,
+        mut inputs: Vec<Vec<f32>>,
+        compute: &Compute,
+        pass: impl Fn(&M, &[Tensor<1>]) -> Found,
+    ) -> Learned {
+        let rates = self.rates(step);
+        if let Recording::Made(recorded) = &self.recording {
+            inputs.push(self.optimizer.rates(rates));
+            return learned(recorded.run(inputs), rates);
+        }
+        let wanted = matches!(self.recording, Recording::Wanted) && !compute.is_cpu();
+        if !wanted || self.optimizer.steps() < BEFORE_RECORDING {
+            let inputs = inputs.into_iter().map(|values| {
+                let count = values.len();
+                compute.tensor(values, [count])
+            });
+            let (values, gradients) = outputs(self.model(), &inputs.collect::<Vec<_>>(), &pass);
+            let values = values.into_iter().map(|value| to_host(value).0);
+            let mut values: Vec<Vec<f32>> = values.collect();
+            let report = self.update(step, gradients);
+            return Learned {
+                loss: f64::from(values.remove(0)[0]),
+                shown: values,
+                report,
+            };
+        }
+        inputs.push(self.optimizer.rates(rates));
+        let (model, optimizer) = (&mut self.model, &mut self.optimizer);
+        let (first, recorded) = Recorded::new(inputs, compute, |inputs| {
+            let (Some(moved), Some((numbers, inputs))) = (model.take(), inputs.split_last()) else {
+                unreachable!("the model is in its place, and the rates were pushed")
+            };
+            let (mut values, gradients) = outputs(&moved, inputs, &pass);
+            let numbers = numbers.clone();
+            let (moved, norm) =
+                optimizer.step_on_device(moved, gradients, numbers, rates.max_grad_norm);
+            *model = Some(moved);
+            values.push(norm);
+            values
+        });
+        self.recording = match recorded {
+            Ok(recorded) => Recording::Made(recorded),
+            Err(reason) => {
+                tracing::info!("updates are not recorded: {reason}");
+                Recording::Refused
+            }
         };
+        learned(first, rates)
+    }
+
+    /// One update; `step` counts from 0.
+    pub(crate) fn update(&mut self, step: u64, gradients: Grads) -> StepReport {
+        let rates = self.rates(step);
         let Some(model) = self.model.take() else {
             unreachable!("the model is out only inside `update`")
         };
@@ -69,6 +160,7 @@ impl<M: Module> Trainee<M> {
 
     /// Changes the weights beside the optimiser's updates.
     pub(crate) fn change(&mut self, change: impl FnOnce(M) -> M) {
+        self.recording = Recording::Wanted;
         self.model = self.model.take().map(change);
     }
 
@@ -120,6 +212,7 @@ impl<M: Module> Trainee<M> {
             .with_muon(self.settings.muon())
             .with_state(state, &model)
             .map_err(|error| saved.refuse(error.to_string()))?;
+        self.recording = Recording::Wanted;
         self.model = Some(model);
         Ok(())
     }
@@ -132,5 +225,32 @@ impl<M: Module> Trainee<M> {
         let model = self.model().clone();
         self.model = Some(load_parameters(model, read)?);
         Ok(())
+    }
+}
+
+/// Loss and what is shown, without gradients, and the gradients.
+fn outputs<M: Module>(
+    model: &M,
+    inputs: &[Tensor<1>],
+    pass: impl Fn(&M, &[Tensor<1>]) -> Found,
+) -> (Vec<Tensor<1>>, Grads) {
+    let model = with_own_leaves(model);
+    let inputs: Vec<Tensor<1>> = inputs
+        .iter()
+        .map(|input| input.clone().autodiff())
+        .collect();
+    let Found { loss, shown } = pass(&model, &inputs);
+    let all = std::iter::once(loss.clone()).chain(shown);
+    let values = all.map(Tensor::without_autodiff).collect();
+    (values, Grads::of(loss, &model))
+}
+
+/// Of a recorded update's outputs: loss, what is shown, norm.
+fn learned(mut outputs: Vec<Vec<f32>>, rates: Step) -> Learned {
+    let norm = outputs.pop().map_or(f32::NAN, |norm| norm[0]);
+    Learned {
+        loss: f64::from(outputs.remove(0)[0]),
+        shown: outputs,
+        report: Optimizer::report(norm, rates.max_grad_norm),
     }
 }

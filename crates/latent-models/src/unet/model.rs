@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use latent_formats::Dtype;
 use latent_nn::layers::{
-    Conv2d, Embedding, GroupNorm, Sinusoid, TimestepEmbedding, timestep_sinusoid,
+    Conv2d, Embedding, GroupNorm, Sinusoid, TimestepEmbedding, sinusoid_values, timestep_sinusoid,
 };
 use latent_nn::{Compute, Init, Precision, ops};
 
@@ -276,6 +276,26 @@ impl UNet2dCondition {
         self.forward_prepared(sample, timesteps, &context)
     }
 
+    /// The sines and cosines `[n, c]` that stand for `timesteps`.
+    pub fn waves(&self, timesteps: &[f32]) -> Vec<f32> {
+        sinusoid_values(timesteps, &self.sinusoid())
+    }
+
+    /// [`UNet2dCondition::forward`] with the timesteps as [`UNet2dCondition::waves`] on the device: nothing comes from the
+    /// host.
+    ///
+    /// # Panics
+    /// If the shapes do not fit together.
+    pub fn forward_waves(
+        &self,
+        sample: Tensor<4>,
+        waves: Tensor<2>,
+        condition: UNetCondition,
+    ) -> Tensor<4> {
+        let context = self.prepare(condition, sample.dims()[0]);
+        self.run(sample, waves, &context, None, &mut |_, _| ())
+    }
+
     /// [`UNet2dCondition::forward`] with what [`UNet2dCondition::prepare`] gave.
     ///
     /// # Panics
@@ -301,7 +321,8 @@ impl UNet2dCondition {
         context: &Context,
         watch: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Tensor<4> {
-        self.run(sample, timesteps, context, None, watch)
+        let waves = self.waves_of(timesteps, &sample);
+        self.run(sample, waves, context, None, watch)
     }
 
     /// [`UNet2dCondition::forward_prepared`] with what ControlNets add to its skips and its middle.
@@ -315,19 +336,20 @@ impl UNet2dCondition {
         context: &Context,
         residuals: Option<&Residuals>,
     ) -> Tensor<4> {
-        self.run(sample, timesteps, context, residuals, &mut |_, _| ())
+        let waves = self.waves_of(timesteps, &sample);
+        self.run(sample, waves, context, residuals, &mut |_, _| ())
     }
 
     fn run(
         &self,
         sample: Tensor<4>,
-        timesteps: &[f32],
+        waves: Tensor<2>,
         context: &Context,
         residuals: Option<&Residuals>,
         watch: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Tensor<4> {
         let mut told = Told {
-            time: ops::silu(self.embed_time(timesteps, context, &sample)),
+            time: ops::silu(self.embed_time(waves, context)),
             text: context.text.iter(),
         };
         let mut x = self.conv_in.forward(ops::to_nhwc(sample));
@@ -354,9 +376,12 @@ impl UNet2dCondition {
         ops::to_nchw(self.conv_out.forward(self.conv_norm_out.forward_silu(x)))
     }
 
+    fn waves_of(&self, timesteps: &[f32], sample: &Tensor<4>) -> Tensor<2> {
+        timestep_sinusoid(timesteps, &self.sinusoid(), &host(&sample.device()))
+    }
+
     /// The timesteps' embedding `[n, t]`, with what the condition adds.
-    fn embed_time(&self, timesteps: &[f32], context: &Context, sample: &Tensor<4>) -> Tensor<2> {
-        let waves = timestep_sinusoid(timesteps, &self.sinusoid(), &host(&sample.device()));
+    fn embed_time(&self, waves: Tensor<2>, context: &Context) -> Tensor<2> {
         let waves = match &context.guidance {
             Some(guidance) => waves + guidance.clone(),
             None => waves,

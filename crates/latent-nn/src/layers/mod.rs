@@ -13,7 +13,7 @@ pub use convolution::{Conv2d, Epilogue};
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norms::{GroupNorm, LayerNorm};
-pub use timestep::{Sinusoid, TimestepEmbedding, timestep_sinusoid};
+pub use timestep::{Sinusoid, TimestepEmbedding, sinusoid_values, timestep_sinusoid};
 
 use burn::module::Param;
 use burn::tensor::Tensor;

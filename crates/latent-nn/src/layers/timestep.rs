@@ -21,9 +21,15 @@ pub struct Sinusoid {
 const MAX_PERIOD: f64 = 10_000.0;
 
 /// `timesteps` to `[n, dim]` sines and cosines of falling frequency.
+pub fn timestep_sinusoid(timesteps: &[f32], sinusoid: &Sinusoid, compute: &Compute) -> Tensor<2> {
+    let values = sinusoid_values(timesteps, sinusoid);
+    compute.tensor(values, [timesteps.len(), sinusoid.dim])
+}
+
+/// The values of [`timestep_sinusoid`].
 ///
 /// Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5; options as in diffusers' `get_timestep_embedding`.
-pub fn timestep_sinusoid(timesteps: &[f32], sinusoid: &Sinusoid, compute: &Compute) -> Tensor<2> {
+pub fn sinusoid_values(timesteps: &[f32], sinusoid: &Sinusoid) -> Vec<f32> {
     let half = sinusoid.dim / 2;
     let steps = (half as f64 - sinusoid.freq_shift) as f32;
     // In f32 and in torch's order: at timestep 999 the angle's rounding shows in the fourth digit. The exponential is
@@ -45,7 +51,7 @@ pub fn timestep_sinusoid(timesteps: &[f32], sinusoid: &Sinusoid, compute: &Compu
         values.extend(second);
         values.extend(std::iter::repeat_n(0.0, sinusoid.dim % 2));
     }
-    compute.tensor(values, [timesteps.len(), sinusoid.dim])
+    values
 }
 
 /// Two linear layers with SiLU between.

@@ -98,6 +98,14 @@ pub(crate) fn part(x: Tensor<1>, from: usize, to: usize) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::latent_part(x.into_dispatch(), from, to))
 }
 
+/// `y`, on a GPU in the memory of `x`: whatever looks at `x` sees it from then on.
+pub(crate) fn overwrite(x: Tensor<1>, y: Tensor<1>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::latent_overwrite(
+        x.into_dispatch(),
+        y.into_dispatch(),
+    ))
+}
+
 /// Normalises groups of channels of `x [n, .., c]` with `weight [c]` and `bias [c]`.
 ///
 /// # Panics

@@ -6,12 +6,11 @@ use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use latent_kernels as kernels;
 
 use super::gradients::Grads;
-use super::optimizer::{Memory, Update, tracking};
+use super::optimizer::{AdamW, Memory, tracking};
 use super::stack::Turns;
-use crate::ops::{column_sums, part};
+use crate::ops::{column_sums, overwrite, part};
 use crate::parameters::{Path, visit_parameters};
 use crate::to_host;
 
@@ -57,15 +56,26 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Euclidean norm of all gradients as one vector; waits for the device.
-    pub(super) fn norm(&self) -> f64 {
+    /// Euclidean norm of all gradients as one vector, `[1]`.
+    pub(super) fn norm(&self) -> Tensor<1> {
         let squares = [&self.vectors, &self.matrices].map(|all| {
             let rows = all.dims()[0] / ALIGNED;
             let squares = (all.clone() * all.clone()).reshape([rows, ALIGNED]);
             column_sums(squares, 1).reshape([ALIGNED])
         });
-        let squares = to_host(Tensor::cat(squares.into(), 0)).0;
-        squares.into_iter().map(f64::from).sum::<f64>().sqrt()
+        let squares = Tensor::cat(squares.into(), 0).reshape([2 * ALIGNED, 1]);
+        column_sums(squares, 1).reshape([1]).sqrt()
+    }
+
+    /// All of them times `scale [1]`.
+    pub(super) fn scaled(self, scale: Option<Tensor<1>>) -> Self {
+        match scale {
+            None => self,
+            Some(scale) => Self {
+                vectors: self.vectors * scale.clone(),
+                matrices: self.matrices * scale,
+            },
+        }
     }
 }
 
@@ -192,49 +202,37 @@ impl Flat {
         Gathered { vectors, matrices }
     }
 
-    /// One step against the gradients.
-    ///
-    /// # Panics
-    /// If there are matrices and the update has no Muon.
-    pub(super) fn step(&mut self, gradients: Gathered, update: &Update) {
-        self.step_of_vectors(gradients.vectors * update.grad_scale, update);
-        let Some(turns) = &self.turns else {
+    /// One step against the gradients, by what [`Update::rates`](super::optimizer::Update::rates) says of it. All that is
+    /// remembered stays where it is on the device.
+    pub(super) fn step(
+        &mut self,
+        gradients: Gathered,
+        rates: &Tensor<1>,
+        settings: &AdamW,
+        momentum: Option<f32>,
+    ) {
+        let rate = |index: usize| rates.clone().slice([index..index + 1]);
+        let [kept, size, correction, lr, towards] = [0, 1, 2, 3, 4].map(rate);
+        let gradient = gradients.vectors;
+        let vectors = &mut self.vectors;
+        let AdamW {
+            beta1, beta2, eps, ..
+        } = *settings;
+        let square = gradient.clone() * gradient.clone() * (1.0 - beta2);
+        let mean = vectors.mean.clone() * beta1 + gradient * (1.0 - beta1);
+        let square = self.square.clone() * beta2 + square;
+        let deviation = square.clone().sqrt() * correction + eps;
+        let weights = vectors.weights.clone() * kept.clone() - mean.clone() / deviation * size;
+        settle(&mut self.square, square);
+        vectors.settle(weights, mean, towards.clone());
+        let (Some(turns), Some(momentum)) = (&self.turns, momentum) else {
             return;
         };
-        let Some(muon) = &update.muon else {
-            unreachable!("only Muon has matrices");
-        };
         let matrices = &mut self.matrices;
-        let gradient = gradients.matrices * update.grad_scale;
-        matrices.mean = matrices.mean.clone() * muon.momentum + gradient.clone();
-        let ahead = matrices.mean.clone() * muon.momentum + gradient;
-        let kept = 1.0 - f64::from(muon.lr) * f64::from(muon.weight_decay);
-        let direction = turns.directions(ahead) * muon.lr;
-        matrices.weights = matrices.weights.clone() * kept - direction;
-        matrices.average(update.average_decay);
-    }
-
-    /// Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2.
-    fn step_of_vectors(&mut self, gradient: Tensor<1>, update: &Update) {
-        let kernels::AdamW {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            step,
-        } = update.rule;
-        let vectors = &mut self.vectors;
-        let square = gradient.clone() * gradient.clone() * (1.0 - beta2);
-        vectors.mean = vectors.mean.clone() * beta1 + gradient * (1.0 - beta1);
-        self.square = self.square.clone() * beta2 + square;
-        let correction =
-            |beta: f32| 1.0 - f64::from(beta).powi(i32::try_from(step).unwrap_or(i32::MAX));
-        let deviation = self.square.clone().sqrt() / correction(beta2).sqrt() + eps;
-        let size = f64::from(lr) / correction(beta1);
-        let kept = 1.0 - f64::from(lr) * f64::from(weight_decay);
-        vectors.weights = vectors.weights.clone() * kept - vectors.mean.clone() / deviation * size;
-        vectors.average(update.average_decay);
+        let mean = matrices.mean.clone() * momentum + gradients.matrices.clone();
+        let ahead = mean.clone() * momentum + gradients.matrices;
+        let weights = matrices.weights.clone() * kept - turns.directions(ahead) * lr;
+        matrices.settle(weights, mean, towards);
     }
 
     /// `module` with the weights of now.
@@ -306,13 +304,21 @@ impl Flat {
 }
 
 impl Joined {
-    /// Moves the average, where one is kept, towards the weights.
-    fn average(&mut self, decay: Option<f32>) {
-        if let (Some(average), Some(decay)) = (&mut self.average, decay) {
-            let towards = (self.weights.clone() - average.clone()) * (1.0 - decay);
-            *average = average.clone() + towards;
+    /// New weights and mean, and the average, where one is kept, moved `towards [1]` the weights.
+    fn settle(&mut self, weights: Tensor<1>, mean: Tensor<1>, towards: Tensor<1>) {
+        settle(&mut self.weights, weights);
+        settle(&mut self.mean, mean);
+        if let Some(average) = &mut self.average {
+            let moved = (self.weights.clone() - average.clone()) * towards;
+            let moved = average.clone() + moved;
+            settle(average, moved);
         }
     }
+}
+
+/// Puts new values where the old ones lie, so that a recorded step finds them.
+fn settle(place: &mut Tensor<1>, values: Tensor<1>) {
+    *place = overwrite(place.clone(), values);
 }
 
 fn upload(values: Vec<f32>, device: &Device) -> Tensor<1> {
@@ -324,7 +330,7 @@ fn upload(values: Vec<f32>, device: &Device) -> Tensor<1> {
 mod tests {
     use super::*;
     use crate::layers::Linear;
-    use crate::training::{AdamW, Optimizer, Step};
+    use crate::training::{Optimizer, Step};
     use crate::{Compute, Exported, Init, Precision, export_parameters};
 
     fn layer() -> (Linear, Compute) {
@@ -340,23 +346,6 @@ mod tests {
         Grads::of((y.clone() * y).sum(), layer)
     }
 
-    fn rule(step: u64) -> Update {
-        let rule = kernels::AdamW {
-            lr: 0.01,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            step,
-        };
-        Update {
-            rule,
-            muon: None,
-            grad_scale: 1.0,
-            average_decay: Some(0.9),
-        }
-    }
-
     /// The GPU's way run on the CPU, held against the CPU's kernel.
     #[test]
     fn one_tensor_of_all_parameters_takes_the_same_steps() {
@@ -365,6 +354,7 @@ mod tests {
             ..AdamW::default()
         };
         let mut optimizer = Optimizer::new(settings, true);
+        let mut rates = Optimizer::new(settings, true);
         let ((mut apart, compute), (mut joined, _)) = (layer(), layer());
         let first = gradients(&joined, &compute, 1);
         let mut flat = Flat::new(&joined, &first, &BTreeMap::new(), true, |_, _| false);
@@ -377,7 +367,8 @@ mod tests {
             let grads = gradients(&apart, &compute, step);
             apart = optimizer.step(apart, grads, how).0;
             let gathered = flat.gather(gradients(&joined, &compute, step));
-            flat.step(gathered, &rule(step));
+            let rates = compute.inference().tensor(rates.rates(how), [5]);
+            flat.step(gathered, &rates, &settings, None);
             joined = flat.put_into(joined);
         }
         let averages = flat

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::backend::Flex;
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use latent_kernels as kernels;
 use latent_kernels::Precision;
 use rayon::prelude::*;
@@ -86,11 +86,21 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Whether they were shortened.
     pub clipped: bool,
-    /// `false` if a gradient was infinite or not a number; the step then changed nothing.
+    /// `false` if a gradient was infinite or not a number; the step then changed nothing on the CPU, and on a GPU left
+    /// weights that are no numbers.
     pub finite: bool,
 }
 
 impl StepReport {
+    /// Of a step whose gradients had this norm.
+    fn new(grad_norm: f64, max_grad_norm: Option<f32>) -> Self {
+        Self {
+            grad_norm,
+            clipped: clipping(grad_norm, max_grad_norm) < 1.0,
+            finite: grad_norm.is_finite(),
+        }
+    }
+
     fn not_finite(grad_norm: f64) -> Self {
         Self {
             grad_norm,
@@ -156,36 +166,57 @@ impl Optimizer {
     pub fn step<M: Module>(&mut self, module: M, grads: Grads, step: Step) -> (M, StepReport) {
         if grads.on_host() {
             let grad_norm = grads.norm();
-            let Some((update, report)) = self.update(grad_norm, step) else {
+            if !grad_norm.is_finite() {
                 return (module, StepReport::not_finite(grad_norm));
-            };
+            }
+            let report = StepReport::new(grad_norm, step.max_grad_norm);
+            let factor = clipping(grad_norm, step.max_grad_norm);
+            let update = self.update(step, factor as f32);
             return (self.step_on_host(module, grads, update), report);
         }
-        let mut flat = self.flat_for(&module, &grads);
-        let gathered = flat.gather(grads);
-        let grad_norm = gathered.norm();
-        let (module, report) = match self.update(grad_norm, step) {
-            Some((update, report)) => {
-                flat.step(gathered, &update);
-                (flat.put_into(module), report)
-            }
-            None => (module, StepReport::not_finite(grad_norm)),
-        };
-        self.flat = Some(flat);
-        (module, report)
+        let rates = self.rates(step);
+        let rates = Tensor::from_data(TensorData::from(rates.as_slice()), &grads.device());
+        let (module, norm) = self.step_on_device(module, grads, rates, step.max_grad_norm);
+        (module, Self::report(to_host(norm).0[0], step.max_grad_norm))
     }
 
-    /// What a step does with gradients of this norm; `None` if it is not finite, and the step is not counted.
-    fn update(&mut self, grad_norm: f64, step: Step) -> Option<(Update, StepReport)> {
-        if !grad_norm.is_finite() {
-            return None;
-        }
-        // torch's clip_grad_norm_, its 1e-6 included.
-        let factor = step
-            .max_grad_norm
-            .map_or(1.0, |max| (f64::from(max) / (grad_norm + 1e-6)).min(1.0));
+    /// What [`Optimizer::step`] would tell of gradients of this norm.
+    pub fn report(grad_norm: f32, max_grad_norm: Option<f32>) -> StepReport {
+        StepReport::new(f64::from(grad_norm), max_grad_norm)
+    }
+
+    /// Counts a step, and gives the numbers that [`Optimizer::step_on_device`] needs of it.
+    pub fn rates(&mut self, step: Step) -> Vec<f32> {
+        self.update(step, 1.0).rates()
+    }
+
+    /// Moves `module`'s parameters on a GPU against `grads`, by the [`Optimizer::rates`] of the step, without waiting for
+    /// the device; the gradients' norm `[1]` comes beside. From the second step on weights change where they are.
+    ///
+    /// # Panics
+    /// If there is no gradient.
+    pub fn step_on_device<M: Module>(
+        &mut self,
+        module: M,
+        grads: Grads,
+        rates: Tensor<1>,
+        max_grad_norm: Option<f32>,
+    ) -> (M, Tensor<1>) {
+        let mut flat = self.flat_for(&module, &grads);
+        let gathered = flat.gather(grads);
+        let norm = gathered.norm();
+        let scale = max_grad_norm.map(|max| ((norm.clone() + 1e-6).recip() * max).clamp_max(1.0));
+        let momentum = self.muon.map(|muon| muon.momentum);
+        flat.step(gathered.scaled(scale), &rates, &self.settings, momentum);
+        let module = flat.put_into(module);
+        self.flat = Some(flat);
+        (module, norm)
+    }
+
+    /// What a step does with gradients times `grad_scale`; it is counted.
+    fn update(&mut self, step: Step, grad_scale: f32) -> Update {
         self.step += 1;
-        let update = Update {
+        Update {
             rule: kernels::AdamW {
                 lr: step.lr,
                 beta1: self.settings.beta1,
@@ -200,15 +231,9 @@ impl Optimizer {
                 weight_decay: self.settings.weight_decay,
                 precision: muon.precision,
             }),
-            grad_scale: factor as f32,
+            grad_scale,
             average_decay: self.averages.then_some(step.average_decay),
-        };
-        let report = StepReport {
-            grad_norm,
-            clipped: factor < 1.0,
-            finite: true,
-        };
-        Some((update, report))
+        }
     }
 
     fn step_on_host<M: Module>(&mut self, module: M, mut grads: Grads, update: Update) -> M {
@@ -414,6 +439,39 @@ pub(super) struct Update {
     pub(super) grad_scale: f32,
     /// `None` where no average is kept.
     pub(super) average_decay: Option<f32>,
+}
+
+/// What gradients of this norm are multiplied by: torch's `clip_grad_norm_`, its 1e-6 included.
+fn clipping(grad_norm: f64, max_grad_norm: Option<f32>) -> f64 {
+    max_grad_norm.map_or(1.0, |max| (f64::from(max) / (grad_norm + 1e-6)).min(1.0))
+}
+
+impl Update {
+    /// What changes from step to step, as `Flat::step` reads it: of AdamW the share of the weights that stays, the size of
+    /// the step, one over the root of the mean square's correction; the learning rate and the share of matrices that
+    /// stays; how far averages move.
+    ///
+    /// Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2.
+    pub(super) fn rates(&self) -> Vec<f32> {
+        let kernels::AdamW {
+            lr,
+            beta1,
+            beta2,
+            weight_decay,
+            step,
+            ..
+        } = self.rule;
+        let correction =
+            |beta: f32| 1.0 - f64::from(beta).powi(i32::try_from(step).unwrap_or(i32::MAX));
+        let kept = 1.0 - f64::from(lr) * f64::from(weight_decay);
+        vec![
+            kept as f32,
+            (f64::from(lr) / correction(beta1)) as f32,
+            correction(beta2).sqrt().recip() as f32,
+            lr,
+            1.0 - self.average_decay.unwrap_or(1.0),
+        ]
+    }
 }
 
 struct Mapper<'a> {

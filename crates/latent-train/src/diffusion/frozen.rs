@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use latent_models::{Autoencoder, ClipTextModel, ClipTokenizer};
 use latent_nn::Compute;
 use sha2::{Digest, Sha256};
@@ -102,12 +102,12 @@ impl FrozenText {
             .iter()
             .flat_map(|text| self.tokenizer.encode(text).ids)
             .collect();
-        self.encode(&ids, texts.len())
+        let length = ids.len() / texts.len();
+        self.encode(self.compute.ids(&ids, [texts.len(), length]))
     }
 
-    /// Last hidden states `[count, length, width]` of token ids `[count, length]`.
-    pub(crate) fn encode(&self, ids: &[u32], count: usize) -> Tensor<3> {
-        let ids = self.compute.ids(ids, [count, ids.len() / count]);
+    /// Last hidden states `[n, length, width]` of token ids `[n, length]`.
+    pub(crate) fn encode(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         self.encoder.forward(ids).last
     }
 }

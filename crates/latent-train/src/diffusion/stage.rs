@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::tensor::Tensor;
 use latent::{Defaults, Parts, Pipeline, Request};
 use latent_formats::{Picture, Sheet};
 use latent_models::{UNet2dCondition, UNetCondition};
@@ -18,7 +19,7 @@ use crate::checkpoint::Saved;
 use crate::config::{Condition, DiffusionConfig};
 use crate::error::Result;
 use crate::run::{Stage, Update};
-use crate::trainee::Trainee;
+use crate::trainee::{Found, Trainee};
 
 /// Parts of the range of timesteps whose losses are logged apart, since their mean hides what each learns.
 const BUCKETS: [&str; 8] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"];
@@ -44,44 +45,63 @@ struct Pass {
 }
 
 impl DiffusionStage {
+    /// What the network is told, in the order in which [`DiffusionStage::found`] takes it.
+    fn inputs(&self, batch: Noised) -> (Vec<usize>, Vec<Vec<f32>>) {
+        let numbers = |ids: Vec<u32>| ids.into_iter().map(|id| id as f32).collect();
+        let timesteps = batch.timesteps.iter().map(|&timestep| timestep as f32);
+        let waves = self.trainee.model().waves(&timesteps.collect::<Vec<_>>());
+        let mut inputs = vec![batch.noisy, batch.target, batch.weights, waves];
+        match (&self.frozen.text, batch.ids.is_empty()) {
+            (Some(_), true) => inputs.push(batch.states),
+            (Some(_), false) => inputs.push(numbers(batch.ids)),
+            (None, _) if !batch.labels.is_empty() => inputs.push(numbers(batch.labels)),
+            (None, _) => {}
+        }
+        (batch.timesteps, inputs)
+    }
+
     fn pass(&self, batch: Noised) -> Pass {
-        let [c, h, w] = self.frozen.latent_shape;
-        let count = batch.timesteps.len();
-        let compute = &self.compute;
-        let noisy = compute.tensor(batch.noisy, [count, c, h, w]);
-        let target = compute.tensor(batch.target, [count, c, h, w]);
-        let weights = compute.tensor(batch.weights, [count, 1]);
-        let timesteps: Vec<f32> = batch
-            .timesteps
-            .iter()
-            .map(|&timestep| timestep as f32)
+        let (timesteps, inputs) = self.inputs(batch);
+        let inputs: Vec<Tensor<1>> = inputs
+            .into_iter()
+            .map(|values| {
+                let count = values.len();
+                self.compute.tensor(values, [count])
+            })
             .collect();
-        let condition = match (&self.frozen.text, batch.labels.is_empty()) {
-            (Some(text), _) => UNetCondition::Text(match batch.ids.is_empty() {
-                true => {
-                    let [length, width] = text.state_shape();
-                    compute.tensor(batch.states, [count, length, width])
-                }
-                false => text.encode(&batch.ids, count).autodiff(),
-            }),
-            (None, false) => UNetCondition::Class(compute.ids(&batch.labels, [count, 1])),
-            (None, true) => UNetCondition::None,
-        };
         let model = with_own_leaves(self.trainee.model());
-        let predicted = model.forward(noisy, &timesteps, condition);
-        let difference = predicted - target;
-        let error = (difference.clone() * difference)
-            .reshape([count, c * h * w])
-            .mean_dim(1);
-        let loss = (error.clone() * weights).mean();
-        // Read after the way back, so that a GPU is not left waiting between the two.
-        let (errors, value) = (error.without_autodiff(), loss.clone().without_autodiff());
+        let Found { loss, shown } = found(&self.frozen, &model, &inputs);
+        let value = loss.clone();
         let gradients = Grads::of(loss, &model);
+        let errors = shown.into_iter().flat_map(|shown| to_host(shown).0);
         Pass {
             loss: scalar(value),
-            errors: to_host(errors).0,
-            timesteps: batch.timesteps,
+            errors: errors.collect(),
+            timesteps,
             gradients,
+        }
+    }
+
+    /// An update by one pass, which a GPU takes as a whole.
+    fn update_at_once(&mut self, step: u64, batch: Noised) -> Update {
+        let (timesteps, inputs) = self.inputs(batch);
+        let Self {
+            trainee,
+            frozen,
+            compute,
+            ..
+        } = self;
+        let learned = trainee.learn(step, inputs, compute, |model, inputs| {
+            found(frozen, model, inputs)
+        });
+        let errors = learned.shown.concat();
+        Update {
+            loss: learned.loss,
+            parts: buckets(
+                [(timesteps.as_slice(), errors.as_slice())],
+                self.config.noise.steps,
+            ),
+            report: learned.report,
         }
     }
 
@@ -111,11 +131,50 @@ impl DiffusionStage {
     }
 }
 
+/// The weighted loss of a batch, and each picture's own error.
+fn found(frozen: &Frozen, model: &UNet2dCondition, inputs: &[Tensor<1>]) -> Found {
+    let [c, h, w] = frozen.latent_shape;
+    let [noisy, target, weights, waves, told @ ..] = inputs else {
+        unreachable!("`inputs` made them")
+    };
+    let count = weights.dims()[0];
+    let latents = |values: &Tensor<1>| values.clone().reshape([count, c, h, w]);
+    let condition = match (&frozen.text, told.first()) {
+        (Some(text), Some(told)) => {
+            let [length, width] = text.state_shape();
+            UNetCondition::Text(match told.dims()[0] == count * length {
+                // Ids are small whole numbers, exact in f32.
+                true => {
+                    let ids = told.clone().without_autodiff().int();
+                    text.encode(ids.reshape([count, length])).autodiff()
+                }
+                false => told.clone().reshape([count, length, width]),
+            })
+        }
+        (None, Some(labels)) => UNetCondition::Class(labels.clone().int().reshape([count, 1])),
+        _ => UNetCondition::None,
+    };
+    let waves = waves.clone().reshape([count, waves.dims()[0] / count]);
+    let predicted = model.forward_waves(latents(noisy), waves, condition);
+    let difference = predicted - latents(target);
+    let error = (difference.clone() * difference)
+        .reshape([count, c * h * w])
+        .mean_dim(1)
+        .reshape([count]);
+    Found {
+        loss: (error.clone() * weights.clone()).mean(),
+        shown: vec![error],
+    }
+}
+
 /// Mean error of each bucket of timesteps that the passes met.
-fn buckets(passes: &[Pass], timesteps: usize) -> Vec<(&'static str, f64)> {
+fn buckets<'a>(
+    passes: impl IntoIterator<Item = (&'a [usize], &'a [f32])>,
+    timesteps: usize,
+) -> Vec<(&'static str, f64)> {
     let mut sums = [(0.0, 0u64); BUCKETS.len()];
-    for pass in passes {
-        for (&timestep, &error) in pass.timesteps.iter().zip(&pass.errors) {
+    for (drawn, errors) in passes {
+        for (&timestep, &error) in drawn.iter().zip(errors) {
             let (sum, count) = &mut sums[timestep * BUCKETS.len() / timesteps];
             *sum += f64::from(error);
             *count += 1;
@@ -152,7 +211,10 @@ impl Stage for DiffusionStage {
             .at(step, self.config.run.steps)
     }
 
-    fn update(&mut self, step: u64, batches: Vec<Noised>) -> Result<Update> {
+    fn update(&mut self, step: u64, mut batches: Vec<Noised>) -> Result<Update> {
+        if batches.len() == 1 && !self.compute.is_cpu() {
+            return Ok(self.update_at_once(step, batches.remove(0)));
+        }
         let share = 1.0 / batches.len() as f32;
         let mut passes = self.side_by_side.run(batches, |_, batch| self.pass(batch));
         let mut gradients = Grads::default();
@@ -167,7 +229,12 @@ impl Stage for DiffusionStage {
         let report = self.trainee.update(step, gradients);
         Ok(Update {
             loss,
-            parts: buckets(&passes, self.config.noise.steps),
+            parts: buckets(
+                passes
+                    .iter()
+                    .map(|pass| (pass.timesteps.as_slice(), pass.errors.as_slice())),
+                self.config.noise.steps,
+            ),
             report,
         })
     }

@@ -299,6 +299,10 @@ impl LatentOps for CubeBackend {
         CubeTensor::new_contiguous(x.client, x.device, shape, handle, x.dtype)
     }
 
+    fn latent_overwrite(x: CubeTensor, y: CubeTensor) -> CubeTensor {
+        pointwise::overwrite(x, y)
+    }
+
     fn latent_upsample(x: CubeTensor, size: [usize; 2]) -> CubeTensor {
         pointwise::upsample(x, size)
     }

@@ -121,6 +121,29 @@ pub(super) fn activation_backward(x: CubeTensor, dy: CubeTensor, kind: Activatio
 }
 
 #[cube(launch)]
+fn copy_kernel(x: &[f32], y: &mut [f32], size: u32) {
+    let at = ABSOLUTE_POS;
+    if at < size as usize {
+        y[at] = x[at];
+    }
+}
+
+/// See [`crate::ops::LatentOps::latent_overwrite`].
+pub(super) fn overwrite(x: CubeTensor, y: CubeTensor) -> CubeTensor {
+    let size = count(x.meta.shape());
+    let (blocks, block) = elementwise(size);
+    copy_kernel::launch(
+        &x.client,
+        blocks,
+        block,
+        dense(y).into_buffer_arg(),
+        x.clone().into_buffer_arg(),
+        size as u32,
+    );
+    x
+}
+
+#[cube(launch)]
 fn add_kernel(a: &[f32], b: &[f32], y: &mut [f32], size: u32) {
     let at = ABSOLUTE_POS;
     if at < size as usize {
