@@ -72,7 +72,10 @@ impl Recorded {
     ///
     /// # Panics
     /// If it is another thread than the one that recorded, if a length differs, or if the device fails.
-    #[allow(unsafe_code, reason = "what a card recorded is run again by memory addresses")]
+    #[allow(
+        unsafe_code,
+        reason = "what a card recorded is run again by memory addresses"
+    )]
     pub fn run(&self, inputs: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
         assert_eq!(
             self.thread,

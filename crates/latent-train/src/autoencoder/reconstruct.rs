@@ -38,6 +38,12 @@ pub(crate) trait Reconstruct: Module + Sync {
         loss: &ReconstructionLoss,
     ) -> Reconstruction;
 
+    /// `[c, h, w]` of the latents of a picture of `size` whose noise is all that a pass draws; `None` where a pass looks at
+    /// what it found, as with a codebook.
+    fn drawn_shape(&self, _size: usize) -> Option<[usize; 3]> {
+        None
+    }
+
     /// The most likely reconstruction, without noise.
     fn most_likely(&self, pictures: Tensor<4>) -> Tensor<4>;
 
@@ -116,6 +122,11 @@ impl Reconstruct for AutoencoderKl {
         })
     }
 
+    fn drawn_shape(&self, size: usize) -> Option<[usize; 3]> {
+        let side = size / self.downsampling();
+        Some([self.config().latent_channels, side, side])
+    }
+
     fn most_likely(&self, pictures: Tensor<4>) -> Tensor<4> {
         self.decode(self.encode(pictures).mean)
     }
@@ -138,6 +149,11 @@ impl Reconstruct for SimpleAutoencoder {
         reconstruct_drawn(self.encode(pictures), numbers, noise, loss, |z| {
             self.decode(z)
         })
+    }
+
+    fn drawn_shape(&self, size: usize) -> Option<[usize; 3]> {
+        let side = size / self.downsampling();
+        Some([self.config().latent_channels, side, side])
     }
 
     fn most_likely(&self, pictures: Tensor<4>) -> Tensor<4> {

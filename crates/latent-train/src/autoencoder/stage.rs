@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::pictures::Change;
 use crate::random::{Draws, Stream};
 use crate::run::{Stage, Update};
-use crate::trainee::Trainee;
+use crate::trainee::{Found, Trainee};
 
 /// Pictures of a sample sheet: each beside its reconstruction.
 const SHEET: usize = 12;
@@ -210,6 +210,53 @@ impl<M: Reconstruct + ExportAutoencoder> AutoencoderStage<M> {
         }
     }
 
+    /// `[c, h, w]` of the latents' noise where an update can be taken by a GPU as a whole: one pass in which nothing depends
+    /// on what it finds.
+    fn at_once(&self, passes: usize) -> Option<[usize; 3]> {
+        let plain = passes == 1 && self.adversary.is_none() && self.perceptual.is_none();
+        let shape = self.generator.model().drawn_shape(self.config.data.size);
+        shape.filter(|_| plain && !self.compute.is_cpu())
+    }
+
+    /// An update by one pass with noise of `[c, h, w]` a picture.
+    fn update_at_once(&mut self, step: u64, batch: Vec<f32>, [c, h, w]: [usize; 3]) -> Update {
+        let size = self.config.data.size;
+        let count = batch.len() / (3 * size * size);
+        let noise =
+            Draws::new(self.config.run.seed, Stream::Posterior, step).normal(count * c * h * w);
+        let Self {
+            generator,
+            compute,
+            config,
+            ..
+        } = self;
+        let weights = &config.loss;
+        let learned = generator.learn(step, vec![batch, noise], compute, |model, inputs| {
+            let [pictures, noise] = inputs else {
+                unreachable!("two were given")
+            };
+            let pictures = pictures.clone().reshape([count, 3, size, size]);
+            let noise = noise.clone().reshape([count, c, h, w]);
+            let found = model.reconstruct(pictures.clone(), &mut |_| noise.clone(), weights);
+            let difference = found.pictures - pictures;
+            let l1 = difference.clone().abs().mean();
+            let l2 = (difference.clone() * difference).mean();
+            Found {
+                loss: l1.clone() * weights.l1 + l2.clone() * weights.l2 + found.regularisation,
+                shown: [l1, l2]
+                    .into_iter()
+                    .chain(found.parts.into_iter().map(|(_, part)| part))
+                    .collect(),
+            }
+        });
+        let values = learned.shown.iter().map(|value| f64::from(value[0]));
+        Update {
+            loss: learned.loss,
+            parts: ["l1", "l2", "kl"].into_iter().zip(values).collect(),
+            report: learned.report,
+        }
+    }
+
     /// Trains the discriminator on what was just made.
     fn teach_adversary(&mut self, step: u64, sums: &mut Sums) -> Option<StepReport> {
         let adversary = self
@@ -322,7 +369,10 @@ impl<M: Reconstruct + ExportAutoencoder> Stage for AutoencoderStage<M> {
             .at(step, self.config.run.steps)
     }
 
-    fn update(&mut self, step: u64, batches: Vec<Vec<f32>>) -> Result<Update> {
+    fn update(&mut self, step: u64, mut batches: Vec<Vec<f32>>) -> Result<Update> {
+        if let Some(shape) = self.at_once(batches.len()) {
+            return Ok(self.update_at_once(step, batches.remove(0), shape));
+        }
         let share = 1.0 / batches.len() as f64;
         let passes = self
             .side_by_side

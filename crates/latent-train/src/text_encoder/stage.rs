@@ -4,20 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
+use burn::tensor::{Int, Tensor};
 use latent_formats::{Filter, Picture, Sheet, Weights};
 use latent_models::{ClipTextModel, ImageTower, read_parameter};
-use latent_nn::training::Grads;
 use latent_nn::{Compute, Exported, parameter_count, to_host};
 
 use super::contrastive::{accuracy, loss};
 use super::loader::{PairLoader, Pairs};
-use crate::autoencoder::scalar;
 use crate::checkpoint::Saved;
 use crate::config::TextEncoderConfig;
 use crate::error::Result;
 use crate::eval::write_preprocessor;
 use crate::run::{Load, Stage, Update};
-use crate::trainee::Trainee;
+use crate::trainee::{Found, Trainee};
 
 /// Both networks, trained as one.
 #[derive(Module, Debug)]
@@ -27,12 +26,9 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Scores `[n, captions]`, picture by caption: cosines times the learned scale.
-    fn scores(&self, pairs: &Pairs, size: usize, compute: &Compute) -> burn::tensor::Tensor<2> {
-        let count = pairs.pictures.len() / (3 * size * size);
-        let pictures = compute.tensor(pairs.pictures.clone(), [count, 3, size, size]);
-        let captions = pairs.captions(count);
-        let ids = compute.ids(&pairs.ids, [captions, pairs.ids.len() / captions]);
+    /// Scores `[n, captions]` of `pictures [n, 3, size, size]` and token `ids [captions, length]`: cosines times the learned
+    /// scale.
+    fn scores(&self, pictures: Tensor<4>, ids: Tensor<2, Int>) -> Tensor<2> {
         let image = self.image.embed(pictures);
         let text = self.image.project_text(self.text.forward(ids).pooled);
         let cosines = image.matmul(text.transpose());
@@ -99,21 +95,31 @@ impl Stage for TextEncoderStage {
     fn update(&mut self, step: u64, batches: Vec<Pairs>) -> Result<Update> {
         let [pairs] = <[Pairs; 1]>::try_from(batches)
             .unwrap_or_else(|_| unreachable!("the config was checked: no accumulation"));
-        let count = self.config.run.batch;
-        let model = self.trainee.model();
-        let scores = model.scores(&pairs, self.config.data.size, &self.compute)
-            + self
-                .compute
-                .tensor(pairs.mask.clone(), [count, pairs.captions(count)]);
-        let right = accuracy(&to_host(scores.clone()).0, pairs.captions(count));
-        let loss = loss(scores);
-        let value = scalar(loss.clone());
-        let gradients = Grads::of(loss, model);
-        let report = self.trainee.update(step, gradients);
+        let (count, size) = (self.config.run.batch, self.config.data.size);
+        let captions = pairs.captions(count);
+        // Ids are small whole numbers, exact in f32.
+        let ids = pairs.ids.iter().map(|&id| id as f32).collect();
+        let inputs = vec![pairs.pictures, ids, pairs.mask];
+        let Self {
+            trainee, compute, ..
+        } = self;
+        let learned = trainee.learn(step, inputs, compute, |model, inputs| {
+            let [pictures, ids, mask] = inputs else {
+                unreachable!("three were given")
+            };
+            let pictures = pictures.clone().reshape([count, 3, size, size]);
+            let ids = ids.clone().int().reshape([captions, -1]);
+            let scores = model.scores(pictures, ids) + mask.clone().reshape([count, captions]);
+            Found {
+                loss: loss(scores.clone()),
+                shown: vec![scores.reshape([count * captions])],
+            }
+        });
+        let right = accuracy(&learned.shown.concat(), captions);
         Ok(Update {
-            loss: value,
+            loss: learned.loss,
             parts: vec![("accuracy", right)],
-            report,
+            report: learned.report,
         })
     }
 
@@ -131,10 +137,13 @@ impl Stage for TextEncoderStage {
         let pairs = self.loader.load(0)?;
         let model = self.trainee.averaged();
         let count = self.config.run.batch;
-        let scores = to_host(model.scores(&pairs, size, &self.compute.inference())).0;
-        let length = 3 * size * size;
+        let plain = self.compute.inference();
         let captions = pairs.captions(count);
         let width = pairs.ids.len() / captions;
+        let pictures = plain.tensor(pairs.pictures.clone(), [count, 3, size, size]);
+        let scores = model.scores(pictures, plain.ids(&pairs.ids, [captions, width]));
+        let scores = to_host(scores).0;
+        let length = 3 * size * size;
         let mut pictures = Vec::new();
         for index in 0..count.min(24) {
             let row = &scores[index * captions..][..count];
