@@ -168,12 +168,27 @@ impl ClipTextModel {
     /// # Panics
     /// If the texts are longer, or an id is not below `vocab_size`.
     pub fn forward(&self, ids: Tensor<2, Int>) -> TextStates {
-        let ends = self.ends(&ids);
+        let [count, length] = ids.dims();
+        let values: Vec<u32> = ids.clone().into_data().iter::<u32>().collect();
+        let rows = self.end_rows(&values, length);
+        let rows = Tensor::from_data(TensorData::new(rows, [count]), &ids.device());
+        self.forward_pooled_at(ids, rows)
+    }
+
+    /// [`ClipTextModel::forward`] with what [`ClipTextModel::end_rows`] says of the ids: nothing comes from the host.
+    ///
+    /// # Panics
+    /// As [`ClipTextModel::forward`].
+    pub fn forward_pooled_at(&self, ids: Tensor<2, Int>, end_rows: Tensor<1, Int>) -> TextStates {
         let layers = self.text_model.encoder.layers.len();
         let penultimate = self.through(self.embed(ids), 0..layers - 1);
         let last = self.through(penultimate.clone(), layers - 1..layers);
         let last = self.text_model.final_layer_norm.forward(last);
-        let pooled = at_positions(&last, &ends);
+        let [n, length, width] = last.dims();
+        let pooled = last
+            .clone()
+            .reshape([n * length, width])
+            .select(0, end_rows);
         TextStates {
             pooled: match &self.text_projection {
                 Some(projection) => projection.forward(pooled),
@@ -228,13 +243,11 @@ impl ClipTextModel {
             .fold(states, |states, layer| layer.forward(states))
     }
 
-    /// Position of each text's end token.
+    /// Row of each text's end token among the rows of all texts of `ids [n, length]`.
     ///
     /// Files from before transformers 4.31 say `eos_token_id: 2`, which no text holds; their end token is the
     /// largest id. Source: transformers' `CLIPTextTransformer.forward`.
-    fn ends(&self, ids: &Tensor<2, Int>) -> Vec<usize> {
-        let length = ids.dims()[1];
-        let ids: Vec<u32> = ids.clone().into_data().iter::<u32>().collect();
+    pub fn end_rows(&self, ids: &[u32], length: usize) -> Vec<i32> {
         let end = |text: &[u32]| match self.config.eos_token_id {
             // Added tokens have ids above the end's.
             2 => (0..length).rev().max_by_key(|&position| {
@@ -247,7 +260,8 @@ impl ClipTextModel {
         };
         // A text without an end token is pooled at its start, as torch's `argmax` of zeros does.
         ids.chunks_exact(length)
-            .map(|text| end(text).unwrap_or(0))
+            .enumerate()
+            .map(|(index, text)| (index * length + end(text).unwrap_or(0)) as i32)
             .collect()
     }
 }
@@ -268,18 +282,6 @@ impl TextEmbeddings {
         let mask = is_added.unsqueeze_dim::<3>(2).expand(shape);
         known.mask_where(mask, extra)
     }
-}
-
-/// The states `[n, l, c]` at one position of each text: `[n, c]`.
-fn at_positions(states: &Tensor<3>, positions: &[usize]) -> Tensor<2> {
-    let [n, length, width] = states.dims();
-    let rows: Vec<i32> = positions
-        .iter()
-        .enumerate()
-        .map(|(text, position)| (text * length + position) as i32)
-        .collect();
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), &states.device());
-    states.clone().reshape([n * length, width]).select(0, rows)
 }
 
 /// Causal self-attention and a feed-forward, each added to its input.

@@ -108,7 +108,7 @@ impl FrozenText {
 
     /// Last hidden states `[n, length, width]` of token ids `[n, length]`.
     pub(crate) fn encode(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.encoder.forward(ids).last
+        self.encoder.forward_skip(ids, 0)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use latent_formats::{Filter, Picture, Sheet, Weights};
 use latent_models::{ClipTextModel, ImageTower, read_parameter};
 use latent_nn::{Compute, Exported, parameter_count, to_host};
@@ -26,11 +26,11 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Scores `[n, captions]` of `pictures [n, 3, size, size]` and token `ids [captions, length]`: cosines times the learned
-    /// scale.
-    fn scores(&self, pictures: Tensor<4>, ids: Tensor<2, Int>) -> Tensor<2> {
+    /// Scores `[n, captions]` of `pictures [n, 3, size, size]` and captions' pooled states `[captions, c]`: cosines times the
+    /// learned scale.
+    fn scores(&self, pictures: Tensor<4>, pooled: Tensor<2>) -> Tensor<2> {
         let image = self.image.embed(pictures);
-        let text = self.image.project_text(self.text.forward(ids).pooled);
+        let text = self.image.project_text(pooled);
         let cosines = image.matmul(text.transpose());
         cosines * self.image.scale().unsqueeze()
     }
@@ -97,19 +97,23 @@ impl Stage for TextEncoderStage {
             .unwrap_or_else(|_| unreachable!("the config was checked: no accumulation"));
         let (count, size) = (self.config.run.batch, self.config.data.size);
         let captions = pairs.captions(count);
+        let width = pairs.ids.len() / captions;
         // Ids are small whole numbers, exact in f32.
         let ids = pairs.ids.iter().map(|&id| id as f32).collect();
-        let inputs = vec![pairs.pictures, ids, pairs.mask];
+        let ends = self.trainee.model().text.end_rows(&pairs.ids, width);
+        let ends = ends.into_iter().map(|row| row as f32).collect();
+        let inputs = vec![pairs.pictures, ids, ends, pairs.mask];
         let Self {
             trainee, compute, ..
         } = self;
         let learned = trainee.learn(step, inputs, compute, |model, inputs| {
-            let [pictures, ids, mask] = inputs else {
-                unreachable!("three were given")
+            let [pictures, ids, ends, mask] = inputs else {
+                unreachable!("four were given")
             };
             let pictures = pictures.clone().reshape([count, 3, size, size]);
-            let ids = ids.clone().int().reshape([captions, -1]);
-            let scores = model.scores(pictures, ids) + mask.clone().reshape([count, captions]);
+            let ids = ids.clone().int().reshape([captions, width]);
+            let pooled = model.text.forward_pooled_at(ids, ends.clone().int()).pooled;
+            let scores = model.scores(pictures, pooled) + mask.clone().reshape([count, captions]);
             Found {
                 loss: loss(scores.clone()),
                 shown: vec![scores.reshape([count * captions])],
@@ -141,7 +145,8 @@ impl Stage for TextEncoderStage {
         let captions = pairs.captions(count);
         let width = pairs.ids.len() / captions;
         let pictures = plain.tensor(pairs.pictures.clone(), [count, 3, size, size]);
-        let scores = model.scores(pictures, plain.ids(&pairs.ids, [captions, width]));
+        let ids = plain.ids(&pairs.ids, [captions, width]);
+        let scores = model.scores(pictures, model.text.forward(ids).pooled);
         let scores = to_host(scores).0;
         let length = 3 * size * size;
         let mut pictures = Vec::new();
