@@ -266,6 +266,7 @@ impl Client {
             (_, "GatedRepo") => HubError::Gated {
                 page: format!("{endpoint}/{repository}"),
                 repository,
+                said,
             },
             (_, "RevisionNotFound") => HubError::NoSuchRevision {
                 repository,

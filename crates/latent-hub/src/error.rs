@@ -58,13 +58,16 @@ pub enum HubError {
     },
     /// The repository is shown to those only who accepted its terms.
     #[error(
-        "`{repository}` is open only to those who accepted its terms; accept them at {page}, and set `HF_TOKEN` to a token of yours"
+        "`{repository}` is open only to those who accepted its terms; accept them at {page}, and set `HF_TOKEN` to a token of yours{}",
+        in_words(said)
     )]
     Gated {
         /// `owner/name`.
         repository: String,
         /// Where its terms are.
         page: String,
+        /// The hub's own words, which name a token's lack where there is one; empty if it had none.
+        said: String,
     },
     /// Another answer than the one hoped for.
     #[error(

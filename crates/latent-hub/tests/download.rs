@@ -375,7 +375,9 @@ fn what_the_hub_does_not_have_is_named() {
     case.server.state().gated = true;
     let gated = said("owner/name", &["a b.json"]);
     assert!(
-        gated.contains("accept") && gated.contains("/owner/name"),
+        gated.contains("accept")
+            && gated.contains("/owner/name")
+            && gated.contains("Access to this model is restricted"),
         "{gated}"
     );
 }

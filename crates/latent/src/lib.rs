@@ -61,7 +61,7 @@ pub use micro_conditioning::MicroConditioning;
 pub use modes::{Hires, PictureSource, Upscaler, Variation};
 pub use pipeline::{Builder, Parts, Pipeline, open_folder, open_folder_predicting};
 pub use prompts::{PromptReport, ReadPrompt, ReadStage};
-pub use recipe::{NamedLora, NamedModel, Recipe, Tool, Unmatched};
+pub use recipe::{NamedLora, NamedModel, Recipe, Tool, Unmatched, bare_name};
 pub use request::Request;
 pub use settings::Settings;
 pub use view::{Channel, Projection};

@@ -10,6 +10,7 @@ use crate::ops::{
     self, Activation, AttentionOptions, ConvArguments, ConvOptions, GroupNormOptions, LinearOptions,
 };
 use crate::philox::Philox;
+use crate::training::Recorded;
 use crate::{Compute, to_host};
 
 /// How far a device is from the CPU in one operation, forward and backward.
@@ -43,7 +44,7 @@ struct Operation {
     run: fn(&Inputs) -> Vec<Tensor<1>>,
 }
 
-/// Every operation of [`crate::ops`].
+/// Every operation of [`crate::ops`], and work that is recorded and run again.
 const OPERATIONS: &[Operation] = &[
     Operation {
         name: "conv2d",
@@ -124,6 +125,11 @@ const OPERATIONS: &[Operation] = &[
         name: "upsample",
         tolerance: POINTWISE,
         run: |x| x.unary(|x| ops::upsample_nearest(x, [13, 9])),
+    },
+    Operation {
+        name: "recorded work",
+        tolerance: POINTWISE,
+        run: recorded,
     },
 ];
 
@@ -319,6 +325,33 @@ fn layer_norm(inputs: &Inputs) -> Vec<Tensor<1>> {
         1e-5,
     );
     inputs.with_gradients(y, &[x, weight, bias])
+}
+
+/// A running mean kept in place over three values, the last two by a recording where the device makes one.
+fn recorded(inputs: &Inputs) -> Vec<Tensor<1>> {
+    const COUNT: usize = 1000;
+    let compute = inputs.compute.inference();
+    let values = |seed| to_host(inputs.leaf(seed, COUNT)).0;
+    let mut mean = compute.tensor(values(1), [COUNT]);
+    let mut work = |given: &[Tensor<1>]| {
+        let next = mean.clone() * 0.5 + given[0].clone() * 0.5;
+        mean = ops::overwrite(mean.clone(), next);
+        vec![mean.clone()]
+    };
+    let (mut found, recorded) = Recorded::new(vec![values(2)], &compute, &mut work);
+    for seed in [3, 4] {
+        match &recorded {
+            Ok(recorded) => found.extend(recorded.run(vec![values(seed)])),
+            Err(_) => {
+                let given = compute.tensor(values(seed), [COUNT]);
+                found.extend(work(&[given]).into_iter().map(|mean| to_host(mean).0));
+            }
+        }
+    }
+    let found = found.into_iter();
+    found
+        .map(|values| compute.tensor(values, [COUNT]))
+        .collect()
 }
 
 #[cfg(test)]

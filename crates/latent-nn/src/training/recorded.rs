@@ -101,3 +101,21 @@ impl Recorded {
         outputs.map(|output| to_host(output).0).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Precision;
+
+    #[test]
+    fn a_device_that_does_not_record_says_so_and_has_done_the_work_once() {
+        let compute = Compute::cpu(Precision::F32);
+        let mut runs = 0;
+        let (first, recorded) = Recorded::new(vec![vec![1.0, 2.0]], &compute, |inputs| {
+            runs += 1;
+            vec![inputs[0].clone() * 3.0]
+        });
+        assert_eq!((first, runs), (vec![vec![3.0, 6.0]], 1));
+        assert!(recorded.is_err());
+    }
+}

@@ -198,7 +198,8 @@ impl Recipe {
 }
 
 /// A file's name without folders and the endings of weights, as tools of every system write it.
-fn bare_name(path: &str) -> String {
+pub fn bare_name(path: &str) -> String {
+    let path = path.trim_end_matches(['/', '\\']);
     let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
     let known = ["safetensors", "ckpt", "pt", "pth", "bin"];
     match name.rsplit_once('.') {

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser as _};
-use latent::{Picture, Recipe, Tool};
+use latent::{Picture, Recipe, Tool, bare_name};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -227,16 +227,11 @@ fn show(
     terminal.result(&line, format_args!("latent {}", words.join(" ")))
 }
 
-/// A model's name without folders and ending.
+/// A model's name without folders and ending, `.` and the like looked up.
 fn bare(path: &str) -> String {
-    let name = path
-        .trim_end_matches('/')
-        .rsplit('/')
-        .next()
-        .unwrap_or(path);
-    let endings = [".safetensors", ".ckpt", ".pt"];
-    let ending = endings.iter().find(|ending| name.ends_with(**ending));
-    name[..name.len() - ending.map_or(0, |ending| ending.len())].to_owned()
+    let whole = Path::new(path).canonicalize().ok();
+    let whole = whole.as_ref().and_then(|whole| whole.to_str());
+    bare_name(whole.unwrap_or(path))
 }
 
 /// The first digits of a file's SHA-256, as A1111 has them.
