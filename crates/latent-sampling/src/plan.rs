@@ -19,6 +19,9 @@ pub struct RunOptions {
     pub sigmas: Option<Vec<f64>>,
     /// Whether `ddim` takes its direction from the bounded clean estimate.
     pub use_clipped_model_output: bool,
+    /// Whether noise is put back as [`Denoiser::unguided`](crate::Denoiser::unguided) has it, for `ddim`, `euler` and `euler_a`:
+    /// CFG++.
+    pub unguided_noise: bool,
     /// A row of [`SCHEDULES`](crate::SCHEDULES) that no key of the config states; see [`choose`](crate::choose).
     pub schedule: Option<&'static Schedule>,
     /// Exponent of the schedule `polyexponential`; `None` is 1.
@@ -43,6 +46,7 @@ impl RunOptions {
             mu: None,
             sigmas: None,
             use_clipped_model_output: false,
+            unguided_noise: false,
             schedule: None,
             rho: None,
             noise_scale: None,
@@ -139,9 +143,19 @@ impl Plan {
         let settings = config.settings();
         let most = settings.num_train_timesteps;
         if options.steps == 0 || options.steps > most {
-            return Err(SamplingError::Steps {
-                found: options.steps,
-                most,
+            return Err(match strength {
+                Some(strength) if options.steps > asked && asked > 0 => {
+                    SamplingError::StepsOfStrength {
+                        asked,
+                        strength,
+                        whole: options.steps,
+                        most,
+                    }
+                }
+                _ => SamplingError::Steps {
+                    found: options.steps,
+                    most,
+                },
             });
         }
         let request = spacing::Request {

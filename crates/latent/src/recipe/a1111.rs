@@ -3,10 +3,11 @@
 //! Source: Forge's `modules/infotext_utils.py`, which reads it, and `modules/processing.py`, which writes it.
 
 use latent_models::Weights;
+use latent_sampling::guidance::{ApgSpace, Interval, Method};
 use latent_sampling::{Compat, SCHEDULES, Sampler, find_joined, find_schedule};
 
 use super::{NamedLora, NamedModel, Recipe, Tool, bare_name};
-use crate::{Hires, MicroConditioning, Upscaler, Variation};
+use crate::{FeatureCache, Hires, MicroConditioning, Upscaler, Variation};
 
 /// The last line is one of settings if it has so many pairs.
 const PAIRS: usize = 3;
@@ -32,6 +33,14 @@ const USUAL: &[(&str, &str)] = &[
     ("Tiling", "False"),
     ("Conditional mask weight", "1.0"),
     ("Sigma churn", "0.0"),
+    ("Dynamic thresholding enabled", "False"),
+    ("Mimic mode", "Constant"),
+    ("CFG mode", "Constant"),
+    ("Separate Feature Channels", "True"),
+    ("Scaling Startpoint", "MEAN"),
+    ("Variability Measure", "AD"),
+    ("Interpolate Phi", "1"),
+    ("Interpolate Phi", "1.0"),
 ];
 
 /// The schedules that A1111's `Automatic` means. Source: Forge's `modules/sd_samplers_kdiffusion.py`, `samplers_k_diffusion`.
@@ -236,6 +245,7 @@ impl Reader {
             "CFG Rescale" => {
                 self.recipe.request.guidance_rescale = self.number(key, value).unwrap_or(0.0)
             }
+            _ if self.take_guidance(key, value) => {}
             "Prompt 2" => self.recipe.request.prompt_2 = value.to_owned(),
             "Negative prompt 2" => self.recipe.request.negative_prompt_2 = value.to_owned(),
             "Empty negative prompt" => {
@@ -265,6 +275,74 @@ impl Reader {
             _ if NEEDLESS.contains(&key) || USUAL.contains(&(key, value)) => {}
             _ => self.unknown(key, value),
         }
+    }
+
+    /// How it was guided, as Latent writes it, and thresholding as its extension does; whether the key is one of these.
+    fn take_guidance(&mut self, key: &str, value: &str) -> bool {
+        match key {
+            "Dynamic thresholding enabled" if value == "True" => {
+                self.recipe.request.thresholding.get_or_insert_default();
+            }
+            "Mimic scale" => {
+                let mimic = self.number(key, value);
+                self.recipe
+                    .request
+                    .thresholding
+                    .get_or_insert_default()
+                    .mimic = mimic;
+            }
+            "Threshold percentile" => {
+                if let Some(percent) = self.number::<f64>(key, value) {
+                    let held = self.recipe.request.thresholding.get_or_insert_default();
+                    held.percentile = percent / 100.0;
+                }
+            }
+            _ if !self.ours() => return false,
+            "Guidance method" => match Method::from_name(value) {
+                Ok(method) => self.recipe.request.guidance_method = method,
+                Err(_) => self.unknown(key, value),
+            },
+            "Guidance interval" => match Interval::from_text(value) {
+                Ok(interval) => self.recipe.request.guidance_interval = Some(interval),
+                Err(_) => self.unknown(key, value),
+            },
+            "APG eta" | "APG threshold" | "APG momentum" | "PAG scale" | "PAG adaptive scale" => {
+                let Some(number) = self.number::<f64>(key, value) else {
+                    return true;
+                };
+                let request = &mut self.recipe.request;
+                *match key {
+                    "APG eta" => &mut request.apg.get_or_insert_default().eta,
+                    "APG threshold" => &mut request.apg.get_or_insert_default().norm_threshold,
+                    "APG momentum" => &mut request.apg.get_or_insert_default().momentum,
+                    "PAG scale" => &mut request.pag.get_or_insert_default().scale,
+                    _ => &mut request.pag.get_or_insert_default().adaptive_scale,
+                } = number;
+            }
+            "APG space" => match ApgSpace::from_name(value) {
+                Ok(space) => self.recipe.request.apg.get_or_insert_default().space = space,
+                Err(_) => self.unknown(key, value),
+            },
+            "PAG layers" => {
+                let layers = value.split(',').map(|name| name.trim().to_owned());
+                self.recipe.request.pag.get_or_insert_default().layers = layers.collect();
+            }
+            "Cache interval" | "Cache branch" => {
+                if let Some(number) = self.number::<usize>(key, value) {
+                    let cache = self
+                        .recipe
+                        .request
+                        .cache
+                        .get_or_insert(FeatureCache::every(1));
+                    *match key {
+                        "Cache interval" => &mut cache.interval,
+                        _ => &mut cache.branch,
+                    } = number;
+                }
+            }
+            _ => return false,
+        }
+        true
     }
 
     fn take_hires(&mut self, key: &str, value: &str) {
