@@ -372,4 +372,23 @@ mod tests {
         let config = SchedulerConfig::from_text(r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
         assert!(Plan::steps_that_do(&config, 20, 0.001).is_err());
     }
+
+    #[test]
+    fn a_schedule_that_grows_too_long_is_told_with_the_steps_and_the_strength_that_were_asked_for()
+    {
+        let config =
+            SchedulerConfig::from_text(r#"{"_class_name": "EulerDiscreteScheduler"}"#).unwrap();
+        let options = RunOptions {
+            compat: Compat::ComfyUi,
+            ..RunOptions::new(20)
+        };
+        let error = Plan::for_picture(&config, &options, 0.01).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.starts_with("20 steps at a strength of 0.01"),
+            "{message}"
+        );
+        let error = Plan::for_picture(&config, &RunOptions::new(2000), 0.5).unwrap_err();
+        assert!(error.to_string().starts_with("2000 sampling steps"));
+    }
 }

@@ -215,7 +215,8 @@ pub(crate) fn check(
         ));
     }
     if let Some(pag) = &request.pag {
-        unet.select_self_attentions(&pag.layers)?;
+        unet.select_self_attentions(&pag.layers)
+            .map_err(|error| Error::Request(format!("`pag.layers`: {error}")))?;
     }
     if request.guidance_method == Method::CfgPlusPlus && strength.is_none() {
         return refuse(

@@ -52,7 +52,7 @@ pub(crate) struct GuidanceFlags {
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     threshold_percentile: Option<f64>,
     /// What no negative words become: zeros, or read as an empty text [default: the model's].
-    #[arg(long, value_name = "HOW", value_parser = ["zeros", "read"], conflicts_with = "negative")]
+    #[arg(long, value_name = "HOW", value_parser = ["zeros", "read"])]
     empty_negative: Option<String>,
     /// Run the whole U-Net at every N-th step and its shallow layers between: 2 or 3 cost little quality (DeepCache).
     #[arg(long, value_name = "N", help_heading = "Speed")]

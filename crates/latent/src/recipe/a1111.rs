@@ -61,6 +61,10 @@ const PLAIN: &str = "normal";
 /// Samplers of A1111 that are not k-diffusion's, and have their own timesteps.
 const OWN_TIMESTEPS: &[&str] = &["ddim", "pndm", "unipc", "lcm"];
 
+/// A1111's sampler that is a method of guidance too, the one of ours, and by what its strength is divided there. Source: its
+/// `sd_samplers_timesteps_impl.py`, `ddim_cfgpp`.
+const PLUS_PLUS: (&str, &str, f32) = ("DDIM CFG++", "ddim", 12.5);
+
 /// Whether a text has a line of settings.
 pub(super) fn is_text(text: &str) -> bool {
     let last = text.trim_end().rsplit('\n').next().unwrap_or_default();
@@ -495,6 +499,13 @@ impl Reader {
         let Some(name) = self.recipe.request.sampler.take() else {
             return;
         };
+        if name == PLUS_PLUS.0 {
+            let request = &mut self.recipe.request;
+            request.sampler = Some(PLUS_PLUS.1.to_owned());
+            request.guidance_method = Method::CfgPlusPlus;
+            request.guidance = request.guidance.map(|strength| strength / PLUS_PLUS.2);
+            return;
+        }
         let Ok((row, joined)) = find_joined(&name) else {
             return self.recipe.wants(
                 format!("the sampler `{name}`, which is not known"),
