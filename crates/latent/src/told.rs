@@ -228,24 +228,7 @@ fn words(
     }
     let mut unwanted: Vec<Option<Line>> = paces.iter().map(|_| None).collect();
     if guided {
-        let texts = match &pipeline.sdxl {
-            Some(sdxl) => sdxl.unwanted(request),
-            None if request.becomes_zeros() => None,
-            None => Some([request.negative_prompt.as_str(), ""]),
-        };
-        let lines = match texts {
-            Some(texts) => reader.lines(texts, request.unwanted_clip_skip(), paces)?,
-            None => {
-                let zeros = match &reader.conditions[0] {
-                    Condition::Words(first) => Some(Condition::Words(Box::new(first.zeros()))),
-                    Condition::Text(first) => Some(Condition::Text(Box::new(first.zeros_like()))),
-                    Condition::Class(_) | Condition::Nothing => None,
-                };
-                reader.conditions.extend(zeros);
-                let last = reader.conditions.len() - 1;
-                paces.iter().map(|_| Line::always(last)).collect()
-            }
-        };
+        let lines = unwanted_lines(pipeline, request, paces, &mut reader)?;
         unwanted = lines.into_iter().map(Some).collect();
     }
     for text in [&request.prompt, &request.prompt_2] {
@@ -270,6 +253,31 @@ fn words(
         courses: courses.collect(),
         shares: prompts.iter().map(|prompt| prompt.share).collect(),
     })
+}
+
+/// What is unwanted in each pass, as the text encoders read it, or zeros in its place.
+fn unwanted_lines(
+    pipeline: &Pipeline,
+    request: &Request,
+    paces: &[Pace],
+    reader: &mut Reader<'_>,
+) -> Result<Vec<Line>, Error> {
+    let texts = match &pipeline.sdxl {
+        Some(sdxl) => sdxl.unwanted(request),
+        None if request.becomes_zeros() => None,
+        None => Some([request.negative_prompt.as_str(), ""]),
+    };
+    if let Some(texts) = texts {
+        return reader.lines(texts, request.unwanted_clip_skip(), paces);
+    }
+    let zeros = match &reader.conditions[0] {
+        Condition::Words(first) => Some(Condition::Words(Box::new(first.zeros()))),
+        Condition::Text(first) => Some(Condition::Text(Box::new(first.zeros_like()))),
+        Condition::Class(_) | Condition::Nothing => None,
+    };
+    reader.conditions.extend(zeros);
+    let last = reader.conditions.len() - 1;
+    Ok(paces.iter().map(|_| Line::always(last)).collect())
 }
 
 /// The class that `words` name, or count from 0.

@@ -281,27 +281,29 @@ impl Reader {
         }
     }
 
-    /// How it was guided, as Latent writes it, and thresholding as its extension does; whether the key is one of these.
+    /// How it was guided, whether the key is one of those that say it: thresholding as its extension writes it, what only Latent
+    /// writes in its own pictures.
     fn take_guidance(&mut self, key: &str, value: &str) -> bool {
+        self.take_thresholding(key, value) || self.ours() && self.take_own_guidance(key, value)
+    }
+
+    fn take_thresholding(&mut self, key: &str, value: &str) -> bool {
+        let number = match (key, value) {
+            ("Dynamic thresholding enabled", "True") => None,
+            ("Mimic scale" | "Threshold percentile", _) => self.number::<f64>(key, value),
+            _ => return false,
+        };
+        let held = self.recipe.request.thresholding.get_or_insert_default();
+        match (key, number) {
+            ("Mimic scale", mimic) => held.mimic = mimic,
+            ("Threshold percentile", Some(percent)) => held.percentile = percent / 100.0,
+            _ => {}
+        }
+        true
+    }
+
+    fn take_own_guidance(&mut self, key: &str, value: &str) -> bool {
         match key {
-            "Dynamic thresholding enabled" if value == "True" => {
-                self.recipe.request.thresholding.get_or_insert_default();
-            }
-            "Mimic scale" => {
-                let mimic = self.number(key, value);
-                self.recipe
-                    .request
-                    .thresholding
-                    .get_or_insert_default()
-                    .mimic = mimic;
-            }
-            "Threshold percentile" => {
-                if let Some(percent) = self.number::<f64>(key, value) {
-                    let held = self.recipe.request.thresholding.get_or_insert_default();
-                    held.percentile = percent / 100.0;
-                }
-            }
-            _ if !self.ours() => return false,
             "Guidance method" => match Method::from_name(value) {
                 Ok(method) => self.recipe.request.guidance_method = method,
                 Err(_) => self.unknown(key, value),
@@ -310,19 +312,6 @@ impl Reader {
                 Ok(interval) => self.recipe.request.guidance_interval = Some(interval),
                 Err(_) => self.unknown(key, value),
             },
-            "APG eta" | "APG threshold" | "APG momentum" | "PAG scale" | "PAG adaptive scale" => {
-                let Some(number) = self.number::<f64>(key, value) else {
-                    return true;
-                };
-                let request = &mut self.recipe.request;
-                *match key {
-                    "APG eta" => &mut request.apg.get_or_insert_default().eta,
-                    "APG threshold" => &mut request.apg.get_or_insert_default().norm_threshold,
-                    "APG momentum" => &mut request.apg.get_or_insert_default().momentum,
-                    "PAG scale" => &mut request.pag.get_or_insert_default().scale,
-                    _ => &mut request.pag.get_or_insert_default().adaptive_scale,
-                } = number;
-            }
             "APG space" => match ApgSpace::from_name(value) {
                 Ok(space) => self.recipe.request.apg.get_or_insert_default().space = space,
                 Err(_) => self.unknown(key, value),
@@ -333,20 +322,33 @@ impl Reader {
             }
             "Cache interval" | "Cache branch" => {
                 if let Some(number) = self.number::<usize>(key, value) {
-                    let cache = self
-                        .recipe
-                        .request
-                        .cache
-                        .get_or_insert(FeatureCache::every(1));
+                    let cache = &mut self.recipe.request.cache;
+                    let cache = cache.get_or_insert(FeatureCache::every(1));
                     *match key {
                         "Cache interval" => &mut cache.interval,
                         _ => &mut cache.branch,
                     } = number;
                 }
             }
+            "APG eta" | "APG threshold" | "APG momentum" | "PAG scale" | "PAG adaptive scale" => {
+                if let Some(number) = self.number(key, value) {
+                    self.take_number_of_guidance(key, number);
+                }
+            }
             _ => return false,
         }
         true
+    }
+
+    fn take_number_of_guidance(&mut self, key: &str, number: f64) {
+        let request = &mut self.recipe.request;
+        *match key {
+            "APG eta" => &mut request.apg.get_or_insert_default().eta,
+            "APG threshold" => &mut request.apg.get_or_insert_default().norm_threshold,
+            "APG momentum" => &mut request.apg.get_or_insert_default().momentum,
+            "PAG scale" => &mut request.pag.get_or_insert_default().scale,
+            _ => &mut request.pag.get_or_insert_default().adaptive_scale,
+        } = number;
     }
 
     fn take_hires(&mut self, key: &str, value: &str) {

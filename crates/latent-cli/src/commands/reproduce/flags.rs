@@ -250,27 +250,6 @@ mod tests {
             steps: Some(9),
             guidance: Some(3.3),
             guidance_rescale: 0.7,
-            guidance_method: Method::Apg,
-            apg: Some(Apg {
-                eta: 0.25,
-                norm_threshold: 7.5,
-                momentum: -0.75,
-                space: ApgSpace::Output,
-            }),
-            pag: Some(Pag {
-                scale: 2.5,
-                adaptive_scale: 0.001,
-                layers: vec!["mid".into(), "up.1".into()],
-            }),
-            guidance_interval: Some(Interval::from_text("sigma:5.4:0.28").unwrap()),
-            thresholding: Some(Thresholding {
-                percentile: 0.995,
-                mimic: Some(6.5),
-            }),
-            cache: Some(FeatureCache {
-                interval: 3,
-                branch: 1,
-            }),
             seeds: vec![u64::MAX],
             sampler: Some("DPM++ 2M".into()),
             schedule: Some("karras".into()),
@@ -298,6 +277,36 @@ mod tests {
         };
         let command = Flags::of(&dashed).command(&dashed.prompt, &[]);
         assert_eq!(parsed(&command), dashed);
+    }
+
+    #[test]
+    fn the_command_asks_for_the_guidance_of_the_request() {
+        let guided = Request {
+            guidance_method: Method::Apg,
+            apg: Some(Apg {
+                eta: 0.25,
+                norm_threshold: 7.5,
+                momentum: -0.75,
+                space: ApgSpace::Output,
+            }),
+            pag: Some(Pag {
+                scale: 2.5,
+                adaptive_scale: 0.001,
+                layers: vec!["mid".into(), "up.1".into()],
+            }),
+            guidance_interval: Some(Interval::from_text("sigma:5.4:0.28").unwrap()),
+            thresholding: Some(Thresholding {
+                percentile: 0.995,
+                mimic: Some(6.5),
+            }),
+            cache: Some(FeatureCache {
+                interval: 3,
+                branch: 1,
+            }),
+            ..Request::new("x")
+        };
+        let command = Flags::of(&guided).command(&guided.prompt, &[]);
+        assert_eq!(parsed(&command), guided);
         let zeros = Request {
             force_zeros_for_empty_prompt: Some(true),
             ..Request::new("x")
