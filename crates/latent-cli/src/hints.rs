@@ -1,11 +1,14 @@
 //! Kind words about words that a model does not know.
 
+use latent::models::Grammar;
 use latent::{Pipeline, Request, UnknownWord, Vocabulary};
 
 use crate::terminal::Terminal;
 
 /// Unknown words that are told of.
 const MOST: usize = 3;
+/// What joins prompts and chunks.
+const MARKS: &[&str] = &["AND", "BREAK"];
 /// Things that are named where no known word is near.
 const EXAMPLES: usize = 3;
 
@@ -15,7 +18,8 @@ pub(crate) fn of_words(pipeline: &Pipeline, request: &Request, terminal: &Termin
     let Some(vocabulary) = pipeline.vocabulary() else {
         return;
     };
-    let unknown = vocabulary.unknown(&format!("{}\n{}", request.prompt, request.negative_prompt));
+    let words = format!("{}\n{}", request.prompt, request.negative_prompt);
+    let unknown = vocabulary.unknown(&without_marks(request.grammar(), &words));
     for word in unknown.iter().take(MOST) {
         terminal.note(line(word, vocabulary));
     }
@@ -27,6 +31,23 @@ pub(crate) fn of_words(pipeline: &Pipeline, request: &Request, terminal: &Termin
             format!("and {more} more word{s}")
         });
     }
+}
+
+/// A prompt without the capital words that its grammar reads as marks.
+fn without_marks(grammar: Grammar, prompt: &str) -> String {
+    if grammar != Grammar::A1111 {
+        return prompt.to_owned();
+    }
+    let is_letter = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let pieces = prompt.split_inclusive(|letter| !is_letter(letter));
+    let kept = pieces.map(|piece| {
+        let word = piece.trim_end_matches(|letter| !is_letter(letter));
+        match MARKS.contains(&word) {
+            true => &piece[word.len()..],
+            false => piece,
+        }
+    });
+    kept.collect()
 }
 
 /// In the language of the word.
@@ -53,6 +74,14 @@ fn line(unknown: &UnknownWord, vocabulary: &Vocabulary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_of_a_grammar_are_no_words_and_the_words_that_look_like_them_are() {
+        let prompt = "a fox,BREAK snow AND a BREAKER\nANDES and BREAK";
+        let read = without_marks(Grammar::A1111, prompt);
+        assert_eq!(read, "a fox, snow  a BREAKER\nANDES and ");
+        assert_eq!(without_marks(Grammar::Literal, prompt), prompt);
+    }
 
     #[test]
     fn the_hint_speaks_the_language_of_the_word() {

@@ -49,6 +49,14 @@ pub enum ModelError {
         /// What was found and what is needed.
         reason: String,
     },
+    /// A name of layers that the model does not have.
+    #[error("the model has no self-attention in `{wanted}`; it has some in: {known}")]
+    Layers {
+        /// The name.
+        wanted: String,
+        /// Names that it has.
+        known: String,
+    },
     /// A weights file lacks tensors of the model.
     #[error(
         "`{}` lacks {count} of the model's {total} tensors, the first is `{first}` of shape {needed:?}; \

@@ -53,8 +53,8 @@ pub use text::{
 };
 pub use tokenizer::{Chunk, ClipTokenizer, Encoded, train_tokenizer};
 pub use unet::{
-    AdditionEmbedType, Context, ControlNet, ControlNetConfig, ControlNetContext, DownBlockType,
-    MidBlockType, Residuals, TextTime, UNet2dCondition, UNet2dConditionConfig, UNetCondition,
-    UpBlockType,
+    AdditionEmbedType, Context, ControlNet, ControlNetConfig, ControlNetContext, DeepFeatures,
+    DownBlockType, MidBlockType, Residuals, TextTime, UNet2dCondition, UNet2dConditionConfig,
+    UNetCondition, UpBlockType,
 };
 pub use weights::read_parameter;

@@ -79,6 +79,21 @@ pub enum SamplingError {
         /// The training timesteps of the model.
         most: usize,
     },
+    /// A strength that makes a schedule longer than the model's, where all of the steps are done by the weaker part of it.
+    #[error(
+        "{asked} steps at a strength of {strength} are the last of a schedule of {whole}, but this model takes 1 to {most}; \
+         raise the strength or lower the steps"
+    )]
+    StepsOfStrength {
+        /// Steps that were asked for.
+        asked: usize,
+        /// The strength that was asked for.
+        strength: f64,
+        /// Steps of the schedule whose last ones they would be.
+        whole: usize,
+        /// The training timesteps of the model.
+        most: usize,
+    },
     /// A request's number outside its range.
     #[error("`{option}` is {found}, but must be {needed}")]
     Option {

@@ -19,6 +19,9 @@ pub struct RunOptions {
     pub sigmas: Option<Vec<f64>>,
     /// Whether `ddim` takes its direction from the bounded clean estimate.
     pub use_clipped_model_output: bool,
+    /// Whether noise is put back as [`Denoiser::unguided`](crate::Denoiser::unguided) has it, for `ddim`, `euler` and `euler_a`:
+    /// CFG++.
+    pub unguided_noise: bool,
     /// A row of [`SCHEDULES`](crate::SCHEDULES) that no key of the config states; see [`choose`](crate::choose).
     pub schedule: Option<&'static Schedule>,
     /// Exponent of the schedule `polyexponential`; `None` is 1.
@@ -43,6 +46,7 @@ impl RunOptions {
             mu: None,
             sigmas: None,
             use_clipped_model_output: false,
+            unguided_noise: false,
             schedule: None,
             rho: None,
             noise_scale: None,
@@ -139,9 +143,19 @@ impl Plan {
         let settings = config.settings();
         let most = settings.num_train_timesteps;
         if options.steps == 0 || options.steps > most {
-            return Err(SamplingError::Steps {
-                found: options.steps,
-                most,
+            return Err(match strength {
+                Some(strength) if options.steps > asked && asked > 0 => {
+                    SamplingError::StepsOfStrength {
+                        asked,
+                        strength,
+                        whole: options.steps,
+                        most,
+                    }
+                }
+                _ => SamplingError::Steps {
+                    found: options.steps,
+                    most,
+                },
             });
         }
         let request = spacing::Request {
@@ -357,5 +371,24 @@ mod tests {
         }
         let config = SchedulerConfig::from_text(r#"{"_class_name": "DDIMScheduler"}"#).unwrap();
         assert!(Plan::steps_that_do(&config, 20, 0.001).is_err());
+    }
+
+    #[test]
+    fn a_schedule_that_grows_too_long_is_told_with_the_steps_and_the_strength_that_were_asked_for()
+    {
+        let config =
+            SchedulerConfig::from_text(r#"{"_class_name": "EulerDiscreteScheduler"}"#).unwrap();
+        let options = RunOptions {
+            compat: Compat::ComfyUi,
+            ..RunOptions::new(20)
+        };
+        let error = Plan::for_picture(&config, &options, 0.01).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.starts_with("20 steps at a strength of 0.01"),
+            "{message}"
+        );
+        let error = Plan::for_picture(&config, &RunOptions::new(2000), 0.5).unwrap_err();
+        assert!(error.to_string().starts_with("2000 sampling steps"));
     }
 }

@@ -29,6 +29,14 @@ pub trait Denoiser {
     /// [`Stopped`] ends the run.
     fn predict(&mut self, input: &Latents, timestep: f64) -> Result<Latents, Stopped>;
 
+    /// The output whose noise is put back after the last call, where guidance has another one than
+    /// [`predict`](Self::predict) returned. Samplers ask where [`RunOptions::unguided_noise`] is set.
+    ///
+    /// Source: Chung et al. 2024 (arXiv:2406.08070), Algorithm 2.
+    fn unguided(&mut self) -> Option<Latents> {
+        None
+    }
+
     /// The next unit noise of a shape, from the request's generators: one draw of `[1, c, h, w]` per picture.
     fn noise(&mut self, shape: [usize; 4]) -> Latents;
 
@@ -211,6 +219,18 @@ impl Walk<'_> {
     ) -> Result<Latents, SamplingError> {
         let output = self.world.predict(input, timestep)?;
         same_shape("network", &output, input)?;
+        Ok(output)
+    }
+
+    /// The output of the last call whose noise is put back, where it is another than was returned.
+    pub(crate) fn unguided(&mut self, like: &Latents) -> Result<Option<Latents>, SamplingError> {
+        if !self.options.unguided_noise {
+            return Ok(None);
+        }
+        let output = self.world.unguided();
+        if let Some(output) = &output {
+            same_shape("network", output, like)?;
+        }
         Ok(output)
     }
 

@@ -79,6 +79,11 @@ impl Request {
         })
     }
 
+    /// Whether zeros stand for what is unwanted with a model that reads an empty text by itself.
+    pub(crate) fn becomes_zeros(&self) -> bool {
+        self.force_zeros_for_empty_prompt == Some(true) && self.negative_prompt.is_empty()
+    }
+
     pub(crate) fn validate_prompts(&self) -> Result<(), Error> {
         let prompts = [
             ("prompt", &self.prompt),

@@ -7,19 +7,20 @@ use latent_formats::{Filter, Picture};
 use latent_models::Clock;
 use latent_nn::ops::{forget_packed, release_buffers};
 use latent_nn::parameter_count;
+use latent_sampling::guidance::Method;
 use latent_sampling::{
     Compat, Denoiser, GeneratorKind, Latents as Array, NoiseSource, PictureGenerator, Plan,
-    RunOptions, SamplingError, Schedule, SchedulerConfig, StepReport, Stopped, choose_as, guidance,
-    sample, sampler_of,
+    RunOptions, SamplingError, Schedule, SchedulerConfig, StepReport, Stopped, choose_as, sample,
+    sampler_of,
 };
 use ndarray::s;
 
-use crate::briefing::{Briefing, part};
+use crate::briefing::Briefing;
+use crate::guiding::{Guide, Guiding};
 use crate::hires::enlarged;
 use crate::latents::Latents;
 use crate::modes::Canvas;
 use crate::pipeline::{Pipeline, finite, scheduler};
-use crate::prompts::are_summed;
 use crate::reading::Pace;
 use crate::refine::{Refining, check_alone, refine_at};
 use crate::settings::Settings;
@@ -148,7 +149,7 @@ pub(crate) struct Filled {
     pub(crate) width: usize,
     pub(crate) height: usize,
     pub(crate) guidance: f32,
-    pub(crate) rescale: f32,
+    pub(crate) guiding: Guiding,
     pub(crate) config: SchedulerConfig,
     sampler: &'static str,
     schedule: Option<&'static Schedule>,
@@ -190,6 +191,7 @@ impl Filled {
         options.eta = request.eta.or(sampler.eta_of_pipelines());
         options.schedule = choice.schedule;
         options.compat = request.compat;
+        options.unguided_noise = request.guidance_method == Method::CfgPlusPlus;
         options.denoising_start = request.denoising_start;
         options.denoising_end = refine_at(pipeline, request).or(request.denoising_end);
         Ok(Self {
@@ -198,8 +200,8 @@ impl Filled {
             hires: request.hires,
             width,
             height,
-            guidance: request.guidance.unwrap_or(defaults.guidance),
-            rescale: request.guidance_rescale,
+            guidance: request.strength_of_guidance(defaults.guidance),
+            guiding: Guiding::new(request, &config)?,
             sampler: sampler.name,
             schedule: choice.named,
             generator: request.generator_kind()?,
@@ -320,7 +322,7 @@ impl Filled {
             height: self.height,
             clip_skip: request.clip_skip.unwrap_or(0),
             eta: request.eta,
-            guidance_rescale: self.rescale,
+            guidance_rescale: request.guidance_rescale,
             further: further(pipeline, request, &seeds),
             model: pipeline.model_name.clone(),
             adapters: pipeline.extras.names.clone(),
@@ -417,6 +419,7 @@ fn further(pipeline: &Pipeline, request: &Request, seeds: &Seeds) -> Vec<(&'stat
         further.push(("Refiner", refiner.model_name.clone()));
         further.push(("Refiner switch at", at.to_string()));
     }
+    further.extend(request.guidance_settings());
     further.extend(rare(request));
     further.push(("Precision", pipeline.compute.precision.name().to_owned()));
     further
@@ -521,6 +524,7 @@ pub(crate) fn draw(
         progress,
         done: 0,
         total: timesteps.len() * batches.len(),
+        refined: refining.as_ref().map_or(0, |one| one.timesteps.len()),
     };
     let (mut finals, mut pictures) = (Vec::new(), Vec::new());
     for seeds in batches {
@@ -553,6 +557,8 @@ struct Desk<'a, 'p> {
     /// Evaluations of the walks before this one.
     done: usize,
     total: usize,
+    /// Evaluations of a batch that a refiner makes.
+    refined: usize,
 }
 
 impl Desk<'_, '_> {
@@ -612,9 +618,14 @@ impl Desk<'_, '_> {
         };
         let batch = [seeds.len(), pass.timesteps().len()];
         let mut guided = Guided {
-            briefing: Briefing::new(pipeline, self.told, (index, pass.size), batch)?,
+            briefing: Briefing::new(
+                (pipeline, &filled.guiding),
+                self.told,
+                (index, pass.size),
+                batch,
+            )?,
             pipeline,
-            rescale: f64::from(filled.rescale),
+            guide: filled.guiding.walk(0, batch[1] + self.refined),
             generator: filled.generator,
             seeds,
             generators,
@@ -636,7 +647,7 @@ impl Desk<'_, '_> {
 pub(crate) struct Guided<'a> {
     pub(crate) pipeline: &'a Pipeline,
     pub(crate) briefing: Briefing<'a>,
-    pub(crate) rescale: f64,
+    pub(crate) guide: Guide<'a>,
     pub(crate) generator: GeneratorKind,
     /// One a picture, so that a picture does not depend on its neighbours.
     pub(crate) generators: Vec<PictureGenerator>,
@@ -666,35 +677,22 @@ impl Guided<'_> {
 
 impl Denoiser for Guided<'_> {
     fn predict(&mut self, input: &Array, timestep: f64) -> Result<Array, Stopped> {
-        let input = self.begun.channels(input);
-        let n = input.dim().0;
-        let outputs = match self.briefing.outputs(&input, timestep) {
-            Ok(outputs) => outputs,
+        let asked = self.guide.ask(timestep);
+        let channels = self.begun.channels(input);
+        match self.briefing.find(&channels, timestep, asked.wish()) {
+            Ok(found) => {
+                let (shares, strength) = (self.briefing.shares(), self.briefing.guidance());
+                Ok(self.guide.combine(&asked, input, (found, shares, strength)))
+            }
             Err(error) => {
                 self.failed = Some(error);
-                return Err(Stopped);
+                Err(Stopped)
             }
-        };
-        let Some(strength) = self.briefing.guidance() else {
-            return Ok(outputs);
-        };
-        let unwanted = part(&outputs, 0, n);
-        let shares = self.briefing.shares();
-        let wanted = match are_summed(shares.iter().copied()) {
-            true => {
-                let each = shares.iter().enumerate();
-                let each: Vec<(f64, Array)> = each
-                    .map(|(k, share)| (*share, part(&outputs, k + 1, n)))
-                    .collect();
-                guidance::compose(&each, &unwanted)
-            }
-            false => part(&outputs, 1, n),
-        };
-        let guided = guidance::guide(&wanted, &unwanted, strength);
-        if self.rescale > 0.0 {
-            return Ok(guidance::rescale(guided, &wanted, self.rescale));
         }
-        Ok(guided)
+    }
+
+    fn unguided(&mut self) -> Option<Array> {
+        self.guide.take_unguided()
     }
 
     fn seeds(&self) -> Vec<u64> {

@@ -24,6 +24,7 @@ mod defaults;
 mod draw;
 mod error;
 mod export;
+mod guiding;
 mod hires;
 mod latents;
 mod mask;
@@ -50,6 +51,7 @@ pub use defaults::{Defaults, FILE as DEFAULTS_FILE};
 pub use draw::{Generated, Progress};
 pub use error::Error;
 pub use export::export_as;
+pub use guiding::FeatureCache;
 pub use latent_formats::{Dtype, Picture, PictureFormat};
 #[cfg(feature = "hub")]
 pub use latent_hub as hub;

@@ -1,6 +1,6 @@
 //! Which words a picture follows at which step.
 
-use latent_models::{Chunk, ClipTokenizer, Clock, Grammar, Schedule, split_prompts};
+use latent_models::{Chunk, ClipTokenizer, Clock, Grammar, Schedule, Weights, split_prompts};
 
 use crate::{Error, Request};
 
@@ -82,9 +82,20 @@ pub(crate) fn surprises(grammar: Grammar, text: &str) -> Vec<String> {
             one.share
         ));
     }
-    for prompt in &prompts {
-        let scheduled = prompt.text.contains('[');
-        if let Some(why) = Schedule::read(&prompt.text).unread.filter(|_| scheduled)
+    let texts = prompts.iter().map(|prompt| prompt.text.as_str());
+    found.extend(unscheduled(grammar, texts));
+    found
+}
+
+/// Why words of texts in brackets do not change on the way, where that may surprise.
+pub(crate) fn unscheduled<'t>(
+    grammar: Grammar,
+    texts: impl IntoIterator<Item = &'t str>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    let texts = texts.into_iter().filter(|text| text.contains('['));
+    for text in texts.filter(|_| grammar == Grammar::A1111) {
+        if let Some(why) = Schedule::read(text).unread
             && !found.iter().any(|known| known == why)
         {
             found.push(why.to_owned());
@@ -138,6 +149,15 @@ impl PromptReport {
         let read = |shared: Shared| ReadPrompt {
             share: shared.share,
             stages: read_stages(tokenizer, grammar, &shared.texts[0], &clock),
+        };
+        let weighed = request.weighing() != Weights::None;
+        let read = |shared: Shared| {
+            let mut read = read(shared);
+            let chunks = read.stages.iter_mut().flat_map(|stage| &mut stage.chunks);
+            for chunk in chunks.filter(|_| !weighed) {
+                chunk.weights.fill(1.0);
+            }
+            read
         };
         let prompts = split(grammar, [text, text])?;
         Ok(Self {

@@ -47,6 +47,8 @@ pub(crate) struct Refining<'a> {
     filled: Filled,
     told: Told,
     origin: Origin,
+    /// Calls that were made before.
+    before: usize,
     /// What its network is told at each call.
     pub(crate) timesteps: Vec<f64>,
 }
@@ -93,7 +95,7 @@ impl<'a> Refining<'a> {
             clock: Clock::of(filled.calls_of(filled.options.steps)),
             before: before.unwrap_or(plan.first),
         };
-        let told = Told::new(pipeline, request, &filled, &[pace])?;
+        let told = Told::new(pipeline, request, &filled, std::slice::from_ref(&pace))?;
         make_room(pipeline);
         let shape = Filled::latent_shape(pipeline, [filled.width, filled.height]);
         Ok(Self {
@@ -101,6 +103,7 @@ impl<'a> Refining<'a> {
             pipeline,
             filled,
             told,
+            before: pace.before,
             timesteps: plan.timesteps[plan.first..end].to_vec(),
         })
     }
@@ -127,10 +130,18 @@ impl<'a> Refining<'a> {
         let batch = [seeds.len(), self.timesteps.len()];
         let begun = self.origin.go_on(self.pipeline, &mut generators)?;
         let mut guided = Guided {
-            briefing: Briefing::new(self.pipeline, &self.told, (0, size), batch)?,
+            briefing: Briefing::new(
+                (self.pipeline, &self.filled.guiding),
+                &self.told,
+                (0, size),
+                batch,
+            )?,
             pipeline: self.pipeline,
             generator: self.filled.generator,
-            rescale: f64::from(self.filled.rescale),
+            guide: self
+                .filled
+                .guiding
+                .walk(self.before, self.before + self.timesteps.len()),
             generators,
             seeds,
             begun,

@@ -2,11 +2,12 @@
 
 use latent_models::Weights;
 use latent_sampling::Compat;
+use latent_sampling::guidance::{Apg, Interval, Method, Pag, Thresholding};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::modes::{Hires, PictureSource, Variation};
-use crate::{Error, MicroConditioning};
+use crate::{Error, FeatureCache, MicroConditioning};
 
 /// Pictures a request may ask for at once; beyond it a typing slip would run for days.
 const MOST_PICTURES: usize = 4096;
@@ -36,7 +37,7 @@ pub struct Request {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub negative_prompt_2: String,
     /// Whether an empty negative prompt becomes zeros, and not the states of an empty text; `None` for what the model
-    /// says. For Stable Diffusion XL.
+    /// says: zeros by most of Stable Diffusion XL, an empty text by others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_zeros_for_empty_prompt: Option<bool>,
     /// Sizes that Stable Diffusion XL is told beside the words.
@@ -67,6 +68,25 @@ pub struct Request {
     /// Source: Lin et al. 2023 (arXiv:2305.08891), Section 3.4.
     #[serde(skip_serializing_if = "is_zero")]
     pub guidance_rescale: f32,
+    /// How what is wanted and what is unwanted are put together. With `cfg++` the strength goes from 0 to 1, and is 0.6 if
+    /// `guidance` is `None`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub guidance_method: Method,
+    /// The numbers of `guidance_method: apg`; those of its paper if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apg: Option<Apg>,
+    /// Perturbed-attention guidance, beside the other or alone; costs a further call of the network for what is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pag: Option<Pag>,
+    /// The part of the run that is guided, by `guidance` and `pag`; all of it if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<Interval>,
+    /// Holds strongly guided latents within a range.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thresholding: Option<Thresholding>,
+    /// Runs the whole U-Net at some calls only, its shallow layers at the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<FeatureCache>,
     /// One seed a picture; none is the same as `[0]`.
     pub seeds: Vec<u64>,
     /// Pictures from one seed: picture `k` takes seed + `k`, or with a `variation` that one's seed + `k`.
@@ -134,12 +154,8 @@ fn is_zero(value: &f32) -> bool {
     *value == 0.0
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde's `skip_serializing_if` passes a reference"
-)]
-fn is_default(compat: &Compat) -> bool {
-    *compat == Compat::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn is_none_or_zero(value: &Option<usize>) -> bool {
@@ -291,6 +307,7 @@ impl Request {
     fn validate_strengths(&self) -> Result<(), Error> {
         let refuse = |what: String| Err(Error::Request(what));
         self.micro_conditioning.validate()?;
+        self.validate_guidance()?;
         for (name, share) in [
             ("denoising_start", self.denoising_start),
             ("denoising_end", self.denoising_end),

@@ -120,10 +120,6 @@ pub(crate) fn warn_of_no_effect(request: &Request, warnings: &mut Vec<String>) {
         ("prompt_2", !request.prompt_2.is_empty()),
         ("negative_prompt_2", !request.negative_prompt_2.is_empty()),
         (
-            "force_zeros_for_empty_prompt",
-            request.force_zeros_for_empty_prompt == Some(true),
-        ),
-        (
             "micro_conditioning",
             !request.micro_conditioning.is_default(),
         ),

@@ -2,13 +2,14 @@
 
 use burn::tensor::Tensor;
 use latent_models::{Conditioning, UNetCondition};
+use latent_sampling::guidance::Method;
 
 use crate::draw::Filled;
 use crate::pipeline::Pipeline;
-use crate::prompts::{are_summed, split, surprises};
+use crate::prompts::{are_summed, split, surprises, unscheduled};
 use crate::reading::{Condition, Line, Pace, Reader};
 use crate::sdxl::{Words, prompts, warn_of_no_effect};
-use crate::{Error, MicroConditioning, Request};
+use crate::{Error, MicroConditioning, Request, guiding};
 
 /// What the network is told of one picture, with and without guidance's other half.
 pub(crate) struct Told {
@@ -69,7 +70,8 @@ impl Told {
         }
         let distilled = pipeline.unet.config().time_cond_proj_dim.is_some();
         let stated = f64::from(filled.guidance);
-        let mut strength = Some(stated).filter(|&one| one > 1.0 && !distilled);
+        let plus_plus = request.guidance_method == Method::CfgPlusPlus;
+        let mut strength = Some(stated).filter(|&one| (one > 1.0 || plus_plus) && !distilled);
         if strength.is_none() && summed(pipeline, request)? {
             // What several prompts find is added to what the unwanted one finds, however strong.
             strength = Some(if distilled { 1.0 } else { stated });
@@ -89,11 +91,18 @@ impl Told {
             .courses
             .iter()
             .any(|course| course.unwanted.is_some());
+        let guidance = strength.filter(|_| unwanted);
+        guiding::check(
+            pipeline,
+            request,
+            (guidance, &telling.shares),
+            &mut warnings,
+        )?;
         Ok(Self {
             conditions: telling.conditions,
             courses: telling.courses,
             shares: telling.shares,
-            guidance: strength.filter(|_| unwanted),
+            guidance,
             strength: filled.guidance,
             sizes: request.micro_conditioning.clone(),
             warnings,
@@ -219,25 +228,18 @@ fn words(
     }
     let mut unwanted: Vec<Option<Line>> = paces.iter().map(|_| None).collect();
     if guided {
-        let texts = match &pipeline.sdxl {
-            Some(sdxl) => sdxl.unwanted(request),
-            None => Some([request.negative_prompt.as_str(), ""]),
-        };
-        let lines = match texts {
-            Some(texts) => reader.lines(texts, request.unwanted_clip_skip(), paces)?,
-            None => {
-                if let Condition::Words(first) = &reader.conditions[0] {
-                    let zeros = Condition::Words(Box::new(first.zeros()));
-                    reader.conditions.push(zeros);
-                }
-                let last = reader.conditions.len() - 1;
-                paces.iter().map(|_| Line::always(last)).collect()
-            }
-        };
+        let lines = unwanted_lines(pipeline, request, paces, &mut reader)?;
         unwanted = lines.into_iter().map(Some).collect();
     }
     for text in [&request.prompt, &request.prompt_2] {
         reader.warnings.extend(surprises(grammar, text));
+    }
+    if guided {
+        for text in [&request.negative_prompt, &request.negative_prompt_2] {
+            reader
+                .warnings
+                .extend(unscheduled(grammar, [text.as_str()]));
+        }
     }
     warnings.append(&mut reader.warnings);
     let courses = paces.iter().zip(wanted).zip(unwanted);
@@ -251,6 +253,31 @@ fn words(
         courses: courses.collect(),
         shares: prompts.iter().map(|prompt| prompt.share).collect(),
     })
+}
+
+/// What is unwanted in each pass, as the text encoders read it, or zeros in its place.
+fn unwanted_lines(
+    pipeline: &Pipeline,
+    request: &Request,
+    paces: &[Pace],
+    reader: &mut Reader<'_>,
+) -> Result<Vec<Line>, Error> {
+    let texts = match &pipeline.sdxl {
+        Some(sdxl) => sdxl.unwanted(request),
+        None if request.becomes_zeros() => None,
+        None => Some([request.negative_prompt.as_str(), ""]),
+    };
+    if let Some(texts) = texts {
+        return reader.lines(texts, request.unwanted_clip_skip(), paces);
+    }
+    let zeros = match &reader.conditions[0] {
+        Condition::Words(first) => Some(Condition::Words(Box::new(first.zeros()))),
+        Condition::Text(first) => Some(Condition::Text(Box::new(first.zeros_like()))),
+        Condition::Class(_) | Condition::Nothing => None,
+    };
+    reader.conditions.extend(zeros);
+    let last = reader.conditions.len() - 1;
+    Ok(paces.iter().map(|_| Line::always(last)).collect())
 }
 
 /// The class that `words` name, or count from 0.

@@ -49,6 +49,9 @@ fn weights_chunks_and_steps_of_a_prompt_are_shown() {
     ] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
+    let unweighted = run(arguments().chain(["--weights", "none"])).fine().stdout;
+    assert!(!unweighted.contains('×'), "{unweighted}");
+    assert!(unweighted.contains("chunk 2"), "{unweighted}");
 }
 
 #[test]

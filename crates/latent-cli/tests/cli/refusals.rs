@@ -43,7 +43,7 @@ fn wrong_flags_are_refused_by_name_before_any_work() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("a.png");
     let (output, model) = (text(&output), tiny_model());
-    let cases: [(&[&str], &[&str]); 13] = [
+    let cases: [(&[&str], &[&str]); 18] = [
         (&["--sampler", "dpmpp_2n"], &["dpmpp_2n", "`dpmpp_2m`"]),
         (&["--sampler", "DPM++ 2M Kerras"], &["Kerras", "dpmpp_2m"]),
         (&["--schedule", "kerras"], &["kerras", "`karras`"]),
@@ -60,6 +60,17 @@ fn wrong_flags_are_refused_by_name_before_any_work() {
         (&["--seed", "1,2", "--count", "3"], &["count", "seeds"]),
         (&["--device", "gpu"], &["`gpu` is no device", "cpu"]),
         (&["--sampler", "euler", "--eta", "0.5"], &["eta", "euler"]),
+        (&["--guidance-method", "cfg-"], &["cfg-", "`apg`"]),
+        (&["--guidance-interval", "0.8"], &["0.8", "0.2:0.8"]),
+        (
+            &["--pag", "3", "--pag-layers", "down.9"],
+            &["down.9", "mid_block"],
+        ),
+        (&["--guidance-method", "cfg++"], &["cfg++", "`euler`"]),
+        (
+            &["--cache-interval", "2", "--cache-branch", "99"],
+            &["99", "branches 0 to"],
+        ),
     ];
     for (more, words) in cases {
         let mut arguments = draw(output, text(&model), &[]);

@@ -46,7 +46,7 @@ fn assert_same(one: &Path, other: &Path) {
 }
 
 /// Wishes as flags of `latent generate`.
-const CASES: [&[&str]; 6] = [
+const CASES: [&[&str]; 8] = [
     &["a red fox", "--steps", "3"],
     &[
         "빨간 여우, \"quoted\"\nin two lines",
@@ -112,6 +112,44 @@ const CASES: [&[&str]; 6] = [
         "0.6",
         "--hires-upscaler",
         "lanczos",
+    ],
+    &[
+        "a fox",
+        "--steps",
+        "4",
+        "--guidance",
+        "9",
+        "--guidance-method",
+        "apg",
+        "--apg-eta",
+        "0.25",
+        "--apg-momentum",
+        "-0.75",
+        "--pag",
+        "2.5",
+        "--pag-layers",
+        "mid,up.1",
+        "--guidance-interval",
+        "0.2:0.8",
+        "--mimic",
+        "5",
+        "--threshold-percentile",
+        "0.995",
+        "--cache-interval",
+        "2",
+    ],
+    &[
+        "a fox",
+        "--steps",
+        "3",
+        "--sampler",
+        "euler",
+        "--guidance-method",
+        "cfg++",
+        "--guidance",
+        "0.7",
+        "--empty-negative",
+        "zeros",
     ],
 ];
 

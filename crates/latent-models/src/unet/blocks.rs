@@ -16,6 +16,23 @@ pub(super) struct Told<'a> {
     pub(super) text: std::slice::Iter<'a, KeysValues>,
 }
 
+/// Keeps what comes to the layer on the way up that takes the skip at a depth.
+pub(super) struct Kept {
+    /// Skips that are left there; 0 keeps nothing.
+    depth: usize,
+    pub(super) found: Option<Tensor<4>>,
+}
+
+impl Kept {
+    pub(super) fn at(depth: usize) -> Self {
+        Self { depth, found: None }
+    }
+
+    pub(super) fn nothing() -> Self {
+        Self::at(0)
+    }
+}
+
 /// Builds the parts of levels from the config.
 pub(super) struct Builder<'a> {
     pub(super) config: &'a UNet2dConditionConfig,
@@ -112,21 +129,24 @@ impl DownBlock {
         &self.attentions
     }
 
-    /// `x [n, h, w, c]` to the next level; every result is pushed onto `skips`.
+    /// `x [n, h, w, c]` to the next level; every result is pushed onto the skips, and no more than so many are wanted.
     pub(super) fn forward(
         &self,
         mut x: Tensor<4>,
         told: &mut Told<'_>,
-        skips: &mut Vec<Tensor<4>>,
+        (skips, wanted): (&mut Vec<Tensor<4>>, usize),
     ) -> Tensor<4> {
         for (index, resnet) in self.resnets.iter().enumerate() {
+            if skips.len() == wanted {
+                return x;
+            }
             x = resnet.forward(x, Some(&told.time));
             if let Some(attention) = self.attentions.get(index) {
                 x = attention.forward(x, &mut told.text);
             }
             skips.push(x.clone());
         }
-        if let Some(downsampler) = self.downsamplers.first() {
+        if let Some(downsampler) = self.downsamplers.first().filter(|_| skips.len() < wanted) {
             x = downsampler.forward(x);
             skips.push(x.clone());
         }
@@ -222,14 +242,23 @@ impl UpBlock {
         &self.attentions
     }
 
-    /// `x [n, h, w, c]` and the skips popped from `skips` to the next level.
+    /// Layers that take a skip each.
+    pub(super) fn layers(&self) -> usize {
+        self.resnets.len()
+    }
+
+    /// `x [n, h, w, c]` and the skips popped from `skips` to the next level, from the layer `first` on.
     pub(super) fn forward(
         &self,
         mut x: Tensor<4>,
         told: &mut Told<'_>,
         skips: &mut Vec<Tensor<4>>,
+        (first, kept): (usize, &mut Kept),
     ) -> Tensor<4> {
-        for (index, resnet) in self.resnets.iter().enumerate() {
+        for (index, resnet) in self.resnets.iter().enumerate().skip(first) {
+            if skips.len() == kept.depth {
+                kept.found = Some(x.clone());
+            }
             if let Some(skip) = skips.pop() {
                 x = ops::concat(x, skip);
             }

@@ -272,7 +272,7 @@ impl ControlNet {
         let mut x = self.conv_in.forward(ops::to_nhwc(sample)) + context.picture.clone();
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
-            x = block.forward(x, &mut told, &mut skips);
+            x = block.forward(x, &mut told, (&mut skips, usize::MAX));
         }
         if let Some(block) = &self.mid_block {
             x = block.forward(x, &mut told);

@@ -4,6 +4,7 @@ mod blocks;
 mod config;
 mod controlnet;
 mod controlnet_config;
+mod layers;
 mod model;
 mod transformer;
 
@@ -12,4 +13,5 @@ pub use config::{
 };
 pub use controlnet::{ControlNet, ControlNetContext, Residuals};
 pub use controlnet_config::ControlNetConfig;
+pub use layers::DeepFeatures;
 pub use model::{Context, TextTime, UNet2dCondition, UNetCondition};

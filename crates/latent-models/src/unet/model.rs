@@ -10,7 +10,7 @@ use latent_nn::layers::{
 };
 use latent_nn::{Compute, Init, Precision, ops};
 
-use super::blocks::{Builder, DownBlock, MidBlock, Told, UpBlock};
+use super::blocks::{Builder, DownBlock, Kept, MidBlock, Told, UpBlock};
 use super::config::{UNet2dConditionConfig, UpBlockType};
 use super::controlnet::Residuals;
 use super::transformer::KeysValues;
@@ -24,17 +24,17 @@ use crate::weights::{self, Layout};
 /// Source: Rombach et al. 2022 (arXiv:2112.10752); fields are named as in diffusers' checkpoints.
 #[derive(Module, Debug)]
 pub struct UNet2dCondition {
-    conv_in: Conv2d,
+    pub(super) conv_in: Conv2d,
     time_embedding: TimestepEmbedding,
     /// One vector per class, added to the timestep's.
     class_embedding: Option<Embedding>,
     /// Pooled text and sizes of the picture, added to the timestep's.
     add_embedding: Option<TimestepEmbedding>,
-    down_blocks: Vec<DownBlock>,
-    mid_block: Option<MidBlock>,
-    up_blocks: Vec<UpBlock>,
-    conv_norm_out: GroupNorm,
-    conv_out: Conv2d,
+    pub(super) down_blocks: Vec<DownBlock>,
+    pub(super) mid_block: Option<MidBlock>,
+    pub(super) up_blocks: Vec<UpBlock>,
+    pub(super) conv_norm_out: GroupNorm,
+    pub(super) conv_out: Conv2d,
     #[module(skip)]
     config: UNet2dConditionConfig,
 }
@@ -72,7 +72,7 @@ pub struct TextTime {
 /// the timestep.
 #[derive(Clone, Debug)]
 pub struct Context {
-    text: Vec<KeysValues>,
+    pub(super) text: Vec<KeysValues>,
     /// Of a class or of pooled text and sizes, `[n, t]`; added to the timestep's embedding.
     added: Option<Tensor<2>>,
     /// Of the strength of guidance, `[n, c]`; added to the timestep's sinusoids.
@@ -202,13 +202,9 @@ impl UNet2dCondition {
                 Tensor::zeros([batch, 1, self.config.cross_attention_dim], &device)
             }
         };
-        let down = self.down_blocks.iter().flat_map(DownBlock::attentions);
-        let mid = self.mid_block.iter().flat_map(MidBlock::attentions);
-        let up = self.up_blocks.iter().flat_map(UpBlock::attentions);
         Context {
-            text: down
-                .chain(mid)
-                .chain(up)
+            text: self
+                .attentions()
                 .flat_map(|attention| attention.keys_values(&text))
                 .collect(),
             added,
@@ -293,7 +289,8 @@ impl UNet2dCondition {
         condition: UNetCondition,
     ) -> Tensor<4> {
         let context = self.prepare(condition, sample.dims()[0]);
-        self.run(sample, waves, &context, None, &mut |_, _| ())
+        let parts = (&context, None, &mut Kept::nothing());
+        self.run((sample, waves), parts, &mut |_, _| ())
     }
 
     /// [`UNet2dCondition::forward`] with what [`UNet2dCondition::prepare`] gave.
@@ -322,7 +319,8 @@ impl UNet2dCondition {
         watch: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Tensor<4> {
         let waves = self.waves_of(timesteps, &sample);
-        self.run(sample, waves, context, None, watch)
+        let parts = (context, None, &mut Kept::nothing());
+        self.run((sample, waves), parts, watch)
     }
 
     /// [`UNet2dCondition::forward_prepared`] with what ControlNets add to its skips and its middle.
@@ -337,15 +335,14 @@ impl UNet2dCondition {
         residuals: Option<&Residuals>,
     ) -> Tensor<4> {
         let waves = self.waves_of(timesteps, &sample);
-        self.run(sample, waves, context, residuals, &mut |_, _| ())
+        let parts = (context, residuals, &mut Kept::nothing());
+        self.run((sample, waves), parts, &mut |_, _| ())
     }
 
-    fn run(
+    pub(super) fn run(
         &self,
-        sample: Tensor<4>,
-        waves: Tensor<2>,
-        context: &Context,
-        residuals: Option<&Residuals>,
+        (sample, waves): (Tensor<4>, Tensor<2>),
+        (context, residuals, kept): (&Context, Option<&Residuals>, &mut Kept),
         watch: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Tensor<4> {
         let mut told = Told {
@@ -356,7 +353,7 @@ impl UNet2dCondition {
         watch("conv_in", &x);
         let mut skips = vec![x.clone()];
         for (index, block) in self.down_blocks.iter().enumerate() {
-            x = block.forward(x, &mut told, &mut skips);
+            x = block.forward(x, &mut told, (&mut skips, usize::MAX));
             watch(&format!("down_blocks.{index}"), &x);
         }
         if let Some(block) = &self.mid_block {
@@ -370,18 +367,18 @@ impl UNet2dCondition {
             }
         }
         for (index, block) in self.up_blocks.iter().enumerate() {
-            x = block.forward(x, &mut told, &mut skips);
+            x = block.forward(x, &mut told, &mut skips, (0, &mut *kept));
             watch(&format!("up_blocks.{index}"), &x);
         }
         ops::to_nchw(self.conv_out.forward(self.conv_norm_out.forward_silu(x)))
     }
 
-    fn waves_of(&self, timesteps: &[f32], sample: &Tensor<4>) -> Tensor<2> {
+    pub(super) fn waves_of(&self, timesteps: &[f32], sample: &Tensor<4>) -> Tensor<2> {
         timestep_sinusoid(timesteps, &self.sinusoid(), &host(&sample.device()))
     }
 
     /// The timesteps' embedding `[n, t]`, with what the condition adds.
-    fn embed_time(&self, waves: Tensor<2>, context: &Context) -> Tensor<2> {
+    pub(super) fn embed_time(&self, waves: Tensor<2>, context: &Context) -> Tensor<2> {
         let waves = match &context.guidance {
             Some(guidance) => waves + guidance.clone(),
             None => waves,

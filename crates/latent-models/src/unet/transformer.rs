@@ -1,5 +1,7 @@
 //! The transformer that lets every position of a picture look at all others and at the text.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_nn::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
@@ -20,11 +22,13 @@ pub(super) struct TransformerOptions {
     pub(super) groups: usize,
 }
 
-/// Keys and values `[n, l, c]` of the text, for one attention layer.
+/// What a transformer layer is told: keys and values `[n, l, c]` of the text, for its attention.
 #[derive(Clone, Debug)]
 pub(super) struct KeysValues {
     keys: Tensor<3>,
     values: Tensor<3>,
+    /// Rows at the end of the batch whose positions look at nothing but themselves in this layer's self-attention.
+    pub(super) perturbed: usize,
 }
 
 /// Transformer layers over the positions of a picture, plus the input.
@@ -55,6 +59,11 @@ impl Transformer2d {
                 .collect(),
             proj_out: Conv2d::new([channels, channels], 1, init),
         }
+    }
+
+    /// Its layers.
+    pub(super) fn depth(&self) -> usize {
+        self.transformer_blocks.len()
     }
 
     /// Keys and values of `text [n, l, width]`, one per layer.
@@ -112,8 +121,13 @@ impl TransformerBlock {
 
     fn forward(&self, x: Tensor<3>, text: &KeysValues) -> Tensor<3> {
         let normed = self.norm1.forward(x.clone());
-        let own = self.attn1.keys_values(normed.clone());
-        let x = self.attn1.forward_residual(normed, &own, x);
+        let x = match text.perturbed {
+            0 => {
+                let own = self.attn1.keys_values(normed.clone());
+                self.attn1.forward_residual(normed, &own, x)
+            }
+            perturbed => self.attn1.forward_perturbed(normed, perturbed, x),
+        };
         let x = self
             .attn2
             .forward_residual(self.norm2.forward(x.clone()), text, x);
@@ -151,13 +165,35 @@ impl Attention {
         KeysValues {
             keys: self.to_k.forward(seen.clone()),
             values: self.to_v.forward(seen),
+            perturbed: 0,
         }
     }
 
     fn forward_residual(&self, x: Tensor<3>, seen: &KeysValues, residual: Tensor<3>) -> Tensor<3> {
+        let found = self.look(self.to_q.forward(x), seen.keys.clone(), seen.values.clone());
+        self.to_out[0].forward_residual(found, residual)
+    }
+
+    fn look(&self, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<3> {
         let options = AttentionOptions::new(self.heads, self.precision);
-        let (keys, values) = (seen.keys.clone(), seen.values.clone());
-        let found = ops::attention(self.to_q.forward(x), keys, values, options);
+        ops::attention(queries, keys, values, options)
+    }
+
+    /// Self-attention in which the positions of the last `perturbed` rows of the batch look at nothing but themselves.
+    ///
+    /// Source: Ahn et al. 2024 (arXiv:2403.17377), Eq. 12.
+    fn forward_perturbed(&self, x: Tensor<3>, perturbed: usize, residual: Tensor<3>) -> Tensor<3> {
+        let [n, length, channels] = x.dims();
+        let whole = n - perturbed;
+        let values = self.to_v.forward(x.clone());
+        if whole == 0 {
+            return self.to_out[0].forward_residual(values, residual);
+        }
+        let rows = |all: Tensor<3>, rows: Range<usize>| all.slice([rows, 0..length, 0..channels]);
+        let x = rows(x, 0..whole);
+        let (queries, keys) = (self.to_q.forward(x.clone()), self.to_k.forward(x));
+        let found = self.look(queries, keys, rows(values.clone(), 0..whole));
+        let found = Tensor::cat(vec![found, rows(values, whole..n)], 0);
         self.to_out[0].forward_residual(found, residual)
     }
 }

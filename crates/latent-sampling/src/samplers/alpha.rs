@@ -78,10 +78,10 @@ pub(super) fn ddim(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sampl
         };
         let prediction = walk.settings.prediction_type;
         let clean = bound(walk.settings, level.clean(prediction, &x, &output));
-        let noise = if walk.options.use_clipped_model_output {
-            level.noise_beside(&x, &clean)
-        } else {
-            level.noise(prediction, &x, &output)
+        let noise = match walk.unguided(&x)? {
+            Some(unguided) => level.noise(prediction, &x, &unguided),
+            None if walk.options.use_clipped_model_output => level.noise_beside(&x, &clean),
+            None => level.noise(prediction, &x, &output),
         };
         let from = schedule.alpha_bar(time as usize);
         let deviation = walk.eta

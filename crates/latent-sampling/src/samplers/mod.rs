@@ -76,6 +76,7 @@ enum Takes {
     Sigmas,
     ClippedOutput,
     NoiseScale,
+    UnguidedNoise,
 }
 
 /// A value in a row, as constants can hold it.
@@ -260,6 +261,9 @@ impl Sampler {
         self.check_schedule(options)?;
         if options.use_clipped_model_output && !self.takes.contains(&Takes::ClippedOutput) {
             return refuse("use_clipped_model_output", "`ddim`");
+        }
+        if options.unguided_noise && !self.takes.contains(&Takes::UnguidedNoise) {
+            return refuse("guidance_method: cfg++", "`ddim`, `euler` or `euler_a`");
         }
         Ok(())
     }

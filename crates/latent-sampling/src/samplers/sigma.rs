@@ -40,6 +40,23 @@ pub(super) fn toward(x: &Latents, clean: &Latents, from: f64, to: f64) -> Latent
     moved
 }
 
+/// As [`toward`], the noise put back as the unguided output has it where guidance asks for that.
+///
+/// Source: Chung et al. 2024 (arXiv:2406.08070), Algorithm 2, in sigma.
+fn toward_guided(
+    walk: &mut Walk<'_>,
+    x: &Latents,
+    clean: &Latents,
+    (from, to, level): (f64, f64, f64),
+) -> Result<Latents, SamplingError> {
+    let Some(output) = walk.unguided(x)? else {
+        return Ok(toward(x, clean, from, to));
+    };
+    let unguided = clean_at(walk, x, &output, level);
+    let share = to / from;
+    Ok(mix(&[(1.0, clean), (share, x), (-share, &unguided)]))
+}
+
 /// First-order steps along the probability-flow ODE `dx/dsigma = (x - clean) / sigma`.
 ///
 /// Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2 without its correction.
@@ -59,7 +76,7 @@ pub(super) fn euler(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Samp
             raised
         };
         let clean = clean_at(walk, &x, &output, level);
-        x = toward(&x, &clean, raised, to);
+        x = toward_guided(walk, &x, &clean, (raised, to, level))?;
         walk.report(call, &mut x, &clean)?;
     }
     Ok(x)
@@ -79,7 +96,7 @@ fn churned_step(
     let timestep = timestep_of(walk.class, walk.settings, raised);
     let output = walk.predict_at(&scaled, walk.options.compat.timestep(timestep))?;
     let clean = clean_at(walk, &x, &output, raised);
-    x = toward(&x, &clean, raised, to);
+    x = toward_guided(walk, &x, &clean, (raised, to, raised))?;
     walk.report(call, &mut x, &clean)?;
     Ok(x)
 }
@@ -119,7 +136,8 @@ pub(super) fn euler_a(walk: &mut Walk<'_>, mut x: Latents) -> Result<Latents, Sa
         let clean = clean_at(walk, &x, &output, from);
         let noise = walk.noise(&x)?;
         let scale = walk.options.noise_scale.unwrap_or(1.0);
-        x = toward(&x, &clean, from, down(from, to, walk.eta));
+        let down = down(from, to, walk.eta);
+        x = toward_guided(walk, &x, &clean, (from, down, from))?;
         x = mix(&[(1.0, &x), (up(from, to, walk.eta) * scale, &noise)]);
         walk.report(call, &mut x, &clean)?;
     }

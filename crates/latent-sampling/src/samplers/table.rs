@@ -41,7 +41,7 @@ const EULER: Sampler = Sampler {
     class: Class::Euler,
     source: "Karras et al. 2022 (arXiv:2206.00364), Algorithm 2 without its correction",
     visits: Visits::Levels,
-    takes: &[Takes::Churn],
+    takes: &[Takes::Churn, Takes::UnguidedNoise],
     plan: spacing::sigma_plan,
     run: sigma::euler,
     ..PLAIN
@@ -68,7 +68,7 @@ pub const SAMPLERS: &[Sampler] = &[
         comfyui: Some("ddim"),
         source: "Song et al. 2020 (arXiv:2010.02502), Eq. 12",
         eta: Some(0.0),
-        takes: &[Takes::ClippedOutput],
+        takes: &[Takes::ClippedOutput, Takes::UnguidedNoise],
         sets: &[("clip_sample", Flag(false), Unstated)],
         ..PLAIN
     },
@@ -121,7 +121,7 @@ pub const SAMPLERS: &[Sampler] = &[
         source: "Song et al. 2020 (arXiv:2010.02502), Eq. 16 in sigma",
         stochastic: true,
         eta: Some(1.0),
-        takes: &[Takes::NoiseScale],
+        takes: &[Takes::NoiseScale, Takes::UnguidedNoise],
         run: sigma::euler_a,
         ..EULER
     },

@@ -3,10 +3,11 @@
 //! Source: Forge's `modules/infotext_utils.py`, which reads it, and `modules/processing.py`, which writes it.
 
 use latent_models::Weights;
+use latent_sampling::guidance::{ApgSpace, Interval, Method};
 use latent_sampling::{Compat, SCHEDULES, Sampler, find_joined, find_schedule};
 
 use super::{NamedLora, NamedModel, Recipe, Tool, bare_name};
-use crate::{Hires, MicroConditioning, Upscaler, Variation};
+use crate::{FeatureCache, Hires, MicroConditioning, Upscaler, Variation};
 
 /// The last line is one of settings if it has so many pairs.
 const PAIRS: usize = 3;
@@ -32,6 +33,14 @@ const USUAL: &[(&str, &str)] = &[
     ("Tiling", "False"),
     ("Conditional mask weight", "1.0"),
     ("Sigma churn", "0.0"),
+    ("Dynamic thresholding enabled", "False"),
+    ("Mimic mode", "Constant"),
+    ("CFG mode", "Constant"),
+    ("Separate Feature Channels", "True"),
+    ("Scaling Startpoint", "MEAN"),
+    ("Variability Measure", "AD"),
+    ("Interpolate Phi", "1"),
+    ("Interpolate Phi", "1.0"),
 ];
 
 /// The schedules that A1111's `Automatic` means. Source: Forge's `modules/sd_samplers_kdiffusion.py`, `samplers_k_diffusion`.
@@ -51,6 +60,10 @@ const AUTOMATIC: &[(&str, &str)] = &[
 const PLAIN: &str = "normal";
 /// Samplers of A1111 that are not k-diffusion's, and have their own timesteps.
 const OWN_TIMESTEPS: &[&str] = &["ddim", "pndm", "unipc", "lcm"];
+
+/// A1111's sampler that is a method of guidance too, the one of ours, and by what its strength is divided there. Source: its
+/// `sd_samplers_timesteps_impl.py`, `ddim_cfgpp`.
+const PLUS_PLUS: (&str, &str, f32) = ("DDIM CFG++", "ddim", 12.5);
 
 /// Whether a text has a line of settings.
 pub(super) fn is_text(text: &str) -> bool {
@@ -236,6 +249,7 @@ impl Reader {
             "CFG Rescale" => {
                 self.recipe.request.guidance_rescale = self.number(key, value).unwrap_or(0.0)
             }
+            _ if self.take_guidance(key, value) => {}
             "Prompt 2" => self.recipe.request.prompt_2 = value.to_owned(),
             "Negative prompt 2" => self.recipe.request.negative_prompt_2 = value.to_owned(),
             "Empty negative prompt" => {
@@ -265,6 +279,76 @@ impl Reader {
             _ if NEEDLESS.contains(&key) || USUAL.contains(&(key, value)) => {}
             _ => self.unknown(key, value),
         }
+    }
+
+    /// How it was guided, whether the key is one of those that say it: thresholding as its extension writes it, what only Latent
+    /// writes in its own pictures.
+    fn take_guidance(&mut self, key: &str, value: &str) -> bool {
+        self.take_thresholding(key, value) || self.ours() && self.take_own_guidance(key, value)
+    }
+
+    fn take_thresholding(&mut self, key: &str, value: &str) -> bool {
+        let number = match (key, value) {
+            ("Dynamic thresholding enabled", "True") => None,
+            ("Mimic scale" | "Threshold percentile", _) => self.number::<f64>(key, value),
+            _ => return false,
+        };
+        let held = self.recipe.request.thresholding.get_or_insert_default();
+        match (key, number) {
+            ("Mimic scale", mimic) => held.mimic = mimic,
+            ("Threshold percentile", Some(percent)) => held.percentile = percent / 100.0,
+            _ => {}
+        }
+        true
+    }
+
+    fn take_own_guidance(&mut self, key: &str, value: &str) -> bool {
+        match key {
+            "Guidance method" => match Method::from_name(value) {
+                Ok(method) => self.recipe.request.guidance_method = method,
+                Err(_) => self.unknown(key, value),
+            },
+            "Guidance interval" => match Interval::from_text(value) {
+                Ok(interval) => self.recipe.request.guidance_interval = Some(interval),
+                Err(_) => self.unknown(key, value),
+            },
+            "APG space" => match ApgSpace::from_name(value) {
+                Ok(space) => self.recipe.request.apg.get_or_insert_default().space = space,
+                Err(_) => self.unknown(key, value),
+            },
+            "PAG layers" => {
+                let layers = value.split(',').map(|name| name.trim().to_owned());
+                self.recipe.request.pag.get_or_insert_default().layers = layers.collect();
+            }
+            "Cache interval" | "Cache branch" => {
+                if let Some(number) = self.number::<usize>(key, value) {
+                    let cache = &mut self.recipe.request.cache;
+                    let cache = cache.get_or_insert(FeatureCache::every(1));
+                    *match key {
+                        "Cache interval" => &mut cache.interval,
+                        _ => &mut cache.branch,
+                    } = number;
+                }
+            }
+            "APG eta" | "APG threshold" | "APG momentum" | "PAG scale" | "PAG adaptive scale" => {
+                if let Some(number) = self.number(key, value) {
+                    self.take_number_of_guidance(key, number);
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn take_number_of_guidance(&mut self, key: &str, number: f64) {
+        let request = &mut self.recipe.request;
+        *match key {
+            "APG eta" => &mut request.apg.get_or_insert_default().eta,
+            "APG threshold" => &mut request.apg.get_or_insert_default().norm_threshold,
+            "APG momentum" => &mut request.apg.get_or_insert_default().momentum,
+            "PAG scale" => &mut request.pag.get_or_insert_default().scale,
+            _ => &mut request.pag.get_or_insert_default().adaptive_scale,
+        } = number;
     }
 
     fn take_hires(&mut self, key: &str, value: &str) {
@@ -417,6 +501,13 @@ impl Reader {
         let Some(name) = self.recipe.request.sampler.take() else {
             return;
         };
+        if name == PLUS_PLUS.0 {
+            let request = &mut self.recipe.request;
+            request.sampler = Some(PLUS_PLUS.1.to_owned());
+            request.guidance_method = Method::CfgPlusPlus;
+            request.guidance = request.guidance.map(|strength| strength / PLUS_PLUS.2);
+            return;
+        }
         let Ok((row, joined)) = find_joined(&name) else {
             return self.recipe.wants(
                 format!("the sampler `{name}`, which is not known"),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use latent_sampling::guidance::{Method, Thresholding};
 use latent_sampling::{find, find_schedule};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -16,6 +17,9 @@ const LONGEST: usize = 64;
 
 /// ComfyUI's name of a schedule that means another one elsewhere.
 const BETA: (&str, &str) = ("beta", "beta_timesteps");
+
+/// Samplers that have CFG++ behind their names.
+const PLUS_PLUS: &[&str] = &["euler", "euler_ancestral"];
 
 /// Nodes that draw.
 const SAMPLERS: &[&str] = &[
@@ -254,6 +258,12 @@ impl<'g> Walk<'g> {
     }
 
     fn sampler(&mut self, name: Option<String>) {
+        let plus_plus = name.as_ref().and_then(|name| name.strip_suffix("_cfg_pp"));
+        if let Some(base) = plus_plus.filter(|base| PLUS_PLUS.contains(base)) {
+            self.recipe.request.sampler = Some(base.to_owned());
+            self.recipe.request.guidance_method = Method::CfgPlusPlus;
+            return;
+        }
         match name {
             Some(name) if find(&name).is_ok() => self.recipe.request.sampler = Some(name),
             Some(name) => self.recipe.wants(
@@ -313,6 +323,17 @@ impl<'g> Walk<'g> {
                 "RescaleCFG" => {
                     let share = self.graph.number(node, "multiplier").unwrap_or(0.0);
                     self.recipe.request.guidance_rescale = share as f32;
+                }
+                "PerturbedAttentionGuidance" => {
+                    let scale = self.graph.number(node, "scale").unwrap_or(3.0);
+                    self.recipe.request = std::mem::take(&mut self.recipe.request).pag(scale);
+                }
+                "DynamicThresholdingSimple" => {
+                    let number = |input, usual| self.graph.number(node, input).unwrap_or(usual);
+                    self.recipe.request.thresholding = Some(Thresholding {
+                        percentile: number("threshold_percentile", 1.0),
+                        mimic: Some(number("mimic_scale", 7.0)),
+                    });
                 }
                 // A loader, or a node that hands on what it is given.
                 _ if node.inputs.get("model").is_none() => {}

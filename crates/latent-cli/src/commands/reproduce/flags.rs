@@ -1,5 +1,6 @@
 //! A request as flags of `latent generate`.
 
+use latent::sampling::guidance::Method;
 use latent::{Request, Upscaler};
 
 /// Flags that mean nothing without one of others.
@@ -10,6 +11,9 @@ const NEED: &[(&str, &[&str])] = &[
     ("mask-grow", &["mask"]),
     ("keep-unmasked", &["mask", "outpaint"]),
     ("refine-at", &["refiner"]),
+    ("pag-adaptive", &["pag"]),
+    ("pag-layers", &["pag"]),
+    ("cache-branch", &["cache-interval"]),
 ];
 /// One letter for a long name.
 const SHORT: &[(&str, &str)] = &[("-m", "model"), ("-o", "output")];
@@ -29,6 +33,7 @@ impl Flags {
         flags.state("guidance", request.guidance);
         let rescale = request.guidance_rescale;
         flags.state("guidance-rescale", (rescale != 0.0).then_some(rescale));
+        flags.guidance(request);
         flags.state("sampler", request.sampler.as_ref());
         flags.state("schedule", request.schedule.as_ref());
         flags.state("generator", request.generator.as_ref());
@@ -62,6 +67,36 @@ impl Flags {
         self.state("crop", pair(sizes.crop, ","));
         self.state("target-size", pair(sizes.target_size, "x"));
         self.state("aesthetic-score", sizes.aesthetic_score);
+    }
+
+    fn guidance(&mut self, request: &Request) {
+        let method = request.guidance_method;
+        let other = (method != Method::default()).then(|| method.name());
+        self.state("guidance-method", other);
+        self.state("guidance-interval", request.guidance_interval);
+        if let Some(pag) = &request.pag {
+            self.state("pag", Some(pag.scale));
+            let adaptive = pag.adaptive_scale;
+            self.state("pag-adaptive", (adaptive != 0.0).then_some(adaptive));
+            self.state("pag-layers", Some(pag.layers.join(",")));
+        }
+        if let Some(apg) = &request.apg {
+            self.state("apg-eta", Some(apg.eta));
+            self.state("apg-threshold", Some(apg.norm_threshold));
+            self.state("apg-momentum", Some(apg.momentum));
+            self.state("apg-space", Some(apg.space.name()));
+        }
+        if let Some(held) = &request.thresholding {
+            self.state("mimic", held.mimic);
+            self.state("threshold-percentile", Some(held.percentile));
+        }
+        if let Some(cache) = &request.cache {
+            self.state("cache-interval", Some(cache.interval));
+            self.state("cache-branch", (cache.branch > 0).then_some(cache.branch));
+        }
+        let empty = request.negative_prompt.is_empty();
+        let zeros = request.force_zeros_for_empty_prompt == Some(true) && empty;
+        self.state("empty-negative", zeros.then_some("zeros"));
     }
 
     fn modes(&mut self, request: &Request) {
@@ -181,7 +216,8 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
     use clap::Parser as _;
-    use latent::{Hires, MicroConditioning, Variation};
+    use latent::sampling::guidance::{Apg, ApgSpace, Interval, Pag, Thresholding};
+    use latent::{FeatureCache, Hires, MicroConditioning, Variation};
 
     fn parsed(command: &[String]) -> Request {
         let words = ["latent"]
@@ -241,6 +277,42 @@ mod tests {
         };
         let command = Flags::of(&dashed).command(&dashed.prompt, &[]);
         assert_eq!(parsed(&command), dashed);
+    }
+
+    #[test]
+    fn the_command_asks_for_the_guidance_of_the_request() {
+        let guided = Request {
+            guidance_method: Method::Apg,
+            apg: Some(Apg {
+                eta: 0.25,
+                norm_threshold: 7.5,
+                momentum: -0.75,
+                space: ApgSpace::Output,
+            }),
+            pag: Some(Pag {
+                scale: 2.5,
+                adaptive_scale: 0.001,
+                layers: vec!["mid".into(), "up.1".into()],
+            }),
+            guidance_interval: Some(Interval::from_text("sigma:5.4:0.28").unwrap()),
+            thresholding: Some(Thresholding {
+                percentile: 0.995,
+                mimic: Some(6.5),
+            }),
+            cache: Some(FeatureCache {
+                interval: 3,
+                branch: 1,
+            }),
+            ..Request::new("x")
+        };
+        let command = Flags::of(&guided).command(&guided.prompt, &[]);
+        assert_eq!(parsed(&command), guided);
+        let zeros = Request {
+            force_zeros_for_empty_prompt: Some(true),
+            ..Request::new("x")
+        };
+        let command = Flags::of(&zeros).command(&zeros.prompt, &[]);
+        assert_eq!(parsed(&command), zeros);
     }
 
     #[test]

@@ -162,3 +162,49 @@ fn line_ends_of_another_system_are_no_part_of_the_words() {
         ("a fox", "fog")
     );
 }
+
+#[test]
+fn guidance_of_extensions_and_of_a_sampler_is_read() {
+    let recipe = read(
+        "a fox\nSteps: 20, Sampler: DDIM CFG++, CFG scale: 10, Seed: 1, Size: 64x64, Dynamic thresholding enabled: True, \
+         Mimic scale: 7, Separate Feature Channels: True, Scaling Startpoint: MEAN, Variability Measure: AD, \
+         Interpolate Phi: 1, Threshold percentile: 99.5, Version: v1.10.1",
+    );
+    let request = &recipe.request;
+    assert_eq!(
+        (request.sampler.as_deref(), request.guidance_method),
+        (Some("ddim"), Method::CfgPlusPlus)
+    );
+    assert_eq!(request.guidance, Some(0.8));
+    let held = request.thresholding.expect("thresholding");
+    assert_eq!((held.mimic, held.percentile), (Some(7.0), 0.995));
+    assert_eq!(said(&recipe), Vec::<String>::new());
+}
+
+#[test]
+fn guidance_that_latent_writes_is_read_again_and_none_of_it_in_the_texts_of_others() {
+    let line = "a fox\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 64x64, Guidance method: apg, APG eta: 0.25, \
+         APG threshold: 7.5, APG momentum: -0.75, APG space: output, PAG scale: 2.5, PAG adaptive scale: 0.001, \
+         PAG layers: \"mid,up.1\", Guidance interval: \"sigma:5.4:0.28\", Cache interval: 3, Cache branch: 1, Version: ";
+    let ours = read(&format!("{line}latent 0.1.0"));
+    assert_eq!(said(&ours), Vec::<String>::new());
+    let request = &ours.request;
+    let apg = request.apg.expect("apg");
+    assert_eq!(
+        (apg.eta, apg.norm_threshold, apg.momentum),
+        (0.25, 7.5, -0.75)
+    );
+    assert_eq!(
+        (request.guidance_method, apg.space),
+        (Method::Apg, ApgSpace::Output)
+    );
+    let pag = request.pag.as_ref().expect("pag");
+    assert_eq!((pag.scale, pag.adaptive_scale), (2.5, 0.001));
+    assert_eq!(pag.layers, ["mid", "up.1"]);
+    let interval = request.guidance_interval.expect("an interval").to_string();
+    assert_eq!(interval, "sigma:5.4:0.28");
+    let cache = request.cache.expect("a cache");
+    assert_eq!((cache.interval, cache.branch), (3, 1));
+    let theirs = read(&format!("{line}v1.10.1"));
+    assert!(said(&theirs).iter().any(|one| one.contains("PAG scale")));
+}

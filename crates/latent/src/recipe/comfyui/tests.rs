@@ -175,3 +175,27 @@ fn a_node_that_changes_what_the_model_predicts_is_not_passed_over() {
     );
     assert_eq!(recipe.loras.len(), 1);
 }
+
+#[test]
+fn nodes_and_names_of_samplers_that_guide_become_guidance() {
+    let graph = GRAPH
+        .replace("dpmpp_2m", "euler_ancestral_cfg_pp")
+        .replace("\"model\": [\"10\", 0], \"positive\"", "\"model\": [\"20\", 0], \"positive\"")
+        .replace("\"negative\": [\"7\", 0]", "\"negative\": [\"22\", 0]")
+        .replacen('{', r#"{"20": {"inputs": {"scale": 2.5, "model": ["21", 0]}, "class_type": "PerturbedAttentionGuidance"},
+            "21": {"inputs": {"mimic_scale": 6, "threshold_percentile": 0.99, "model": ["10", 0]},
+                   "class_type": "DynamicThresholdingSimple"},
+            "22": {"inputs": {"conditioning": ["6", 0]}, "class_type": "ConditioningZeroOut"},"#, 1);
+    let recipe = recipe(&graph);
+    let request = &recipe.request;
+    assert_eq!(
+        (request.sampler.as_deref(), request.guidance_method),
+        (Some("euler_ancestral"), Method::CfgPlusPlus)
+    );
+    assert_eq!(request.pag.as_ref().map(|pag| pag.scale), Some(2.5));
+    let held = request.thresholding.expect("thresholding");
+    assert_eq!((held.mimic, held.percentile), (Some(6.0), 0.99));
+    assert_eq!(request.force_zeros_for_empty_prompt, Some(true));
+    assert_eq!(request.negative_prompt, "");
+    assert_eq!(said(&recipe).len(), 1, "{:?}", said(&recipe));
+}

@@ -1,5 +1,13 @@
 //! Steering a network's output by comparing it with its output for another condition.
 
+mod meaning;
+mod method;
+pub mod threshold;
+
+pub use meaning::Meaning;
+pub use method::{Apg, ApgSpace, Interval, Measure, Method, Pag};
+pub use threshold::Thresholding;
+
 use ndarray::{ArrayView3, Axis};
 
 use crate::Latents;
@@ -29,6 +37,23 @@ pub fn compose(conds: &[(f64, Latents)], uncond: &Latents) -> Latents {
     let whole: f64 = conds.iter().map(|(share, _)| share).sum();
     let shares = conds.iter().map(|(share, cond)| (*share, cond));
     let terms: Vec<(f64, &Latents)> = [(1.0 - whole, uncond)].into_iter().chain(shares).collect();
+    mix(&terms)
+}
+
+/// `guided` moved away from perturbed outputs: each condition's way from its perturbed output to its own, by its share and
+/// `strength`, is added. `pairs` are of a condition its share, its output and its perturbed one.
+///
+/// # Panics
+/// If the shapes differ.
+///
+/// Source: Ahn et al. 2024 (arXiv:2403.17377), Eq. 14.
+pub fn perturb(guided: &Latents, pairs: &[(f64, Latents, Latents)], strength: f64) -> Latents {
+    let mut terms = vec![(1.0, guided)];
+    for (share, output, perturbed) in pairs {
+        assert_eq!(output.shape(), guided.shape(), "perturb: shapes differ");
+        assert_eq!(perturbed.shape(), guided.shape(), "perturb: shapes differ");
+        terms.extend([(strength * share, output), (-strength * share, perturbed)]);
+    }
     mix(&terms)
 }
 
