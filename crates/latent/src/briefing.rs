@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use latent_models::{Context, ControlNetContext, UNetCondition};
+use latent_models::{Context, ControlNetContext, Leading};
 use latent_nn::to_host;
 use latent_sampling::Latents as Array;
 use ndarray::{Axis, concatenate, s};
 
 use crate::Error;
+use crate::image_prompts::{looking_at, shares};
 use crate::pipeline::Pipeline;
 use crate::steering::Steering;
 use crate::told::{Course, Told};
@@ -25,8 +26,9 @@ pub(crate) struct Briefing<'a> {
     size: [usize; 2],
     /// Pictures of the batch.
     pictures: usize,
-    /// Calls that were made.
+    /// Calls that were made, and all there will be.
     calls: usize,
+    of: usize,
     ready: Vec<(Places, Rc<Vec<Group>>)>,
 }
 
@@ -59,6 +61,7 @@ impl<'a> Briefing<'a> {
             size,
             pictures,
             calls: 0,
+            of: calls,
             ready: Vec::new(),
         };
         briefing.groups()?;
@@ -101,15 +104,11 @@ impl<'a> Briefing<'a> {
         let batch = (self.size, self.pictures);
         let told = self.told;
         let (condition, count) = told.joined(self.pipeline, (places, halves[0]), batch);
-        let text = match &condition {
-            UNetCondition::Text(states) => Some(states),
-            UNetCondition::TextTime(told) => Some(&told.text),
-            UNetCondition::Class(_) | UNetCondition::None => None,
-        };
         let rows = halves.map(|half| half * self.pictures);
-        let controls = self.steering.prepare(text, rows)?;
+        let controls = self.steering.prepare(&condition, rows)?;
         let unet = &self.pipeline.unet;
         let context = unet.prepare(condition, count);
+        let context = looking_at(&self.pipeline.extras.shown, context, rows);
         Ok(Group {
             halves,
             context: unet.with_guidance(context, told.strength, count),
@@ -122,6 +121,7 @@ impl<'a> Briefing<'a> {
         let groups = self.groups()?;
         let call = self.calls;
         self.calls += 1;
+        let pictures = shares(&self.pipeline.extras.shown, call, self.of);
         let (n, c, h, w) = input.dim();
         let mut outputs = Vec::new();
         for group in groups.iter() {
@@ -138,7 +138,11 @@ impl<'a> Briefing<'a> {
                 .steering
                 .residuals(steering, (&sample, &timesteps), rows);
             let unet = &self.pipeline.unet;
-            let output = unet.forward_steered(sample, &timesteps, &group.context, added.as_ref());
+            let leading = Leading {
+                residuals: added.as_ref(),
+                pictures: &pictures,
+            };
+            let output = unet.forward_steered(sample, &timesteps, &group.context, leading);
             let (values, shape) = to_host(output);
             let output = Array::from_shape_vec(shape, values);
             outputs.push(output.map_err(|e| Error::Request(format!("the network's output: {e}")))?);

@@ -25,6 +25,7 @@ mod draw;
 mod error;
 mod export;
 mod hires;
+mod image_prompts;
 mod latents;
 mod mask;
 mod micro_conditioning;
@@ -50,6 +51,7 @@ pub use defaults::{Defaults, FILE as DEFAULTS_FILE};
 pub use draw::{Generated, Progress};
 pub use error::Error;
 pub use export::export_as;
+pub use image_prompts::ImagePrompt;
 pub use latent_formats::{Dtype, Picture, PictureFormat};
 #[cfg(feature = "hub")]
 pub use latent_hub as hub;

@@ -14,6 +14,7 @@ pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
+mod image_prompts;
 pub(crate) mod inspect;
 pub(crate) mod modes;
 pub(crate) mod open;

@@ -20,11 +20,45 @@ pub(super) struct TransformerOptions {
     pub(super) groups: usize,
 }
 
-/// Keys and values `[n, l, c]` of the text, for one attention layer.
+/// Keys and values `[n, l, c]` of what one attention layer looks at.
 #[derive(Clone, Debug)]
 pub(super) struct KeysValues {
     keys: Tensor<3>,
     values: Tensor<3>,
+    /// Of pictures beside the text, one an adapter.
+    pictures: Vec<KeysValues>,
+}
+
+impl KeysValues {
+    /// Of the keys and values of one thing.
+    pub(super) fn new(keys: Tensor<3>, values: Tensor<3>) -> Self {
+        Self {
+            keys,
+            values,
+            pictures: Vec::new(),
+        }
+    }
+
+    /// Has the layer look at a picture as well.
+    pub(super) fn add_picture(&mut self, picture: Self) {
+        self.pictures.push(picture);
+    }
+}
+
+/// What attention layers see in the text and the pictures beside it, in the order in which they ask for it.
+pub(super) struct Seen<'a> {
+    layers: std::slice::Iter<'a, KeysValues>,
+    /// Shares of the pictures, one an adapter.
+    shares: &'a [f32],
+}
+
+impl<'a> Seen<'a> {
+    pub(super) fn new(layers: &'a [KeysValues], shares: &'a [f32]) -> Self {
+        Self {
+            layers: layers.iter(),
+            shares,
+        }
+    }
 }
 
 /// Transformer layers over the positions of a picture, plus the input.
@@ -64,17 +98,13 @@ impl Transformer2d {
             .map(|block| block.attn2.keys_values(text.clone()))
     }
 
-    /// `x [n, h, w, c]` to the same shape; takes from `text` what [`Transformer2d::keys_values`] gave.
-    pub(super) fn forward<'a>(
-        &self,
-        x: Tensor<4>,
-        text: &mut impl Iterator<Item = &'a KeysValues>,
-    ) -> Tensor<4> {
+    /// `x [n, h, w, c]` to the same shape; takes from `seen` what [`Transformer2d::keys_values`] gave.
+    pub(super) fn forward(&self, x: Tensor<4>, seen: &mut Seen<'_>) -> Tensor<4> {
         let [n, h, w, c] = x.dims();
         let positions = self.proj_in.forward(self.norm.forward(x.clone()));
         let mut positions = positions.reshape([n, h * w, c]);
-        for (block, text) in self.transformer_blocks.iter().zip(text) {
-            positions = block.forward(positions, text);
+        for (block, text) in self.transformer_blocks.iter().zip(&mut seen.layers) {
+            positions = block.forward(positions, (text, seen.shares));
         }
         self.proj_out
             .forward_residual(positions.reshape([n, h, w, c]), x)
@@ -110,10 +140,10 @@ impl TransformerBlock {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, text: &KeysValues) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, text: (&KeysValues, &[f32])) -> Tensor<3> {
         let normed = self.norm1.forward(x.clone());
         let own = self.attn1.keys_values(normed.clone());
-        let x = self.attn1.forward_residual(normed, &own, x);
+        let x = self.attn1.forward_residual(normed, (&own, &[]), x);
         let x = self
             .attn2
             .forward_residual(self.norm2.forward(x.clone()), text, x);
@@ -148,16 +178,31 @@ impl Attention {
     }
 
     fn keys_values(&self, seen: Tensor<3>) -> KeysValues {
-        KeysValues {
-            keys: self.to_k.forward(seen.clone()),
-            values: self.to_v.forward(seen),
-        }
+        KeysValues::new(self.to_k.forward(seen.clone()), self.to_v.forward(seen))
     }
 
-    fn forward_residual(&self, x: Tensor<3>, seen: &KeysValues, residual: Tensor<3>) -> Tensor<3> {
+    /// What it finds in `seen` and, by their shares, in the pictures beside it is summed before the last layer.
+    ///
+    /// Source: Ye et al. 2023 (arXiv:2308.06721), Eq. 5, of pictures.
+    fn forward_residual(
+        &self,
+        x: Tensor<3>,
+        (seen, shares): (&KeysValues, &[f32]),
+        residual: Tensor<3>,
+    ) -> Tensor<3> {
         let options = AttentionOptions::new(self.heads, self.precision);
-        let (keys, values) = (seen.keys.clone(), seen.values.clone());
-        let found = ops::attention(self.to_q.forward(x), keys, values, options);
+        let queries = self.to_q.forward(x);
+        let find = |seen: &KeysValues| {
+            let (keys, values) = (seen.keys.clone(), seen.values.clone());
+            ops::attention(queries.clone(), keys, values, options)
+        };
+        let pictures = seen.pictures.iter().zip(shares);
+        let found = pictures
+            .filter(|(_, share)| **share != 0.0)
+            .fold(find(seen), |found, (picture, &share)| {
+                ops::add(found, find(picture) * share)
+            });
+        drop(queries);
         self.to_out[0].forward_residual(found, residual)
     }
 }
