@@ -169,8 +169,9 @@ impl ImagePrompts {
         }
         Err(Error::Request(format!(
             "the IP-Adapter `{}` reads what an image encoder makes of pictures, and none is named; name the folder or file of \
-             the `CLIPVisionModelWithProjection` that it was trained with by `--image-encoder`, or put its folder \
-             `image_encoder` beside the adapter",
+             the `CLIPVisionModelWithProjection` that it was trained with by `--image-encoder`, as \
+             `h94/IP-Adapter/models/image_encoder/model.safetensors` of the hub, or put its folder `image_encoder` beside the \
+             adapter",
             adapter.display()
         )))
     }

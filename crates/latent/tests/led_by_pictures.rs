@@ -209,7 +209,7 @@ fn image_prompts_that_cannot_be_seen_are_refused_with_what_to_do() {
     let adapter = fixture("ip-adapter/ip-adapter_sd15.safetensors");
     let refused = |builder: Builder, model: &str| {
         let opened = builder.open(fixture(model));
-        opened.err().expect("refused").to_string()
+        opened.expect_err("refused").to_string()
     };
     let place = tempfile::tempdir().expect("a folder");
     let alone = place.path().join("ip-adapter_sd15.safetensors");
@@ -222,8 +222,6 @@ fn image_prompts_that_cannot_be_seen_are_refused_with_what_to_do() {
     let shown = || ImagePrompt::new(&adapter, picture());
     let message = refused(looking(vec![shown()]), "sdxl-tiny");
     assert!(message.contains("is an IP-Adapter for"), "{message}");
-    let message = refused(looking(vec![shown()]), "class-tiny");
-    assert!(message.contains("reads no words"), "{message}");
     let message = refused(builder().image_encoder("a"), "sd1-tiny");
     assert!(message.contains("--ip-adapter"), "{message}");
     let none = ImagePrompt::new(&adapter, Vec::new());

@@ -19,7 +19,7 @@ use crate::weights;
 ///
 /// Source: Radford et al. 2021 (arXiv:2103.00020), their released code's `_transform`.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Pictures into the space of texts.
 ///

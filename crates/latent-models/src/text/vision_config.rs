@@ -71,19 +71,26 @@ impl ClipVisionConfig {
     /// # Errors
     /// The reason why they do not tell all.
     pub(super) fn of_file(weights: &Weights) -> std::result::Result<Self, String> {
-        let size = |name: &str, axis: usize| weights.describe(name)?.1.get(axis).copied();
+        let shape = |name: &str| Some(weights.describe(name)?.1);
         let sizes = || {
             let layers = (0..).take_while(|layer| {
                 let name = format!("vision_model.encoder.layers.{layer}.layer_norm1.weight");
                 weights.contains(&name)
             });
-            let inside = "vision_model.encoder.layers.0.mlp.fc1.bias";
-            let patch = size("vision_model.embeddings.patch_embedding.weight", 2)?;
-            let positions = size("vision_model.embeddings.position_embedding.weight", 0)?;
+            let &[width, 3, patch, _] = shape("vision_model.embeddings.patch_embedding.weight")?
+            else {
+                return None;
+            };
+            // Of matrices as wide as the states.
+            let rows = |name: &str| match shape(name)? {
+                &[rows, columns] if columns == width => Some(rows),
+                _ => None,
+            };
+            let positions = rows("vision_model.embeddings.position_embedding.weight")?;
             Some(Self {
-                hidden_size: size("vision_model.embeddings.class_embedding", 0)?,
-                intermediate_size: size(inside, 0)?,
-                projection_dim: size("visual_projection.weight", 0)?,
+                hidden_size: width,
+                intermediate_size: rows("vision_model.encoder.layers.0.mlp.fc1.weight")?,
+                projection_dim: rows("visual_projection.weight")?,
                 num_hidden_layers: layers.count(),
                 image_size: positions.saturating_sub(1).isqrt().checked_mul(patch)?,
                 patch_size: patch,

@@ -92,21 +92,20 @@ impl ImageProjection {
             mlp: None,
             resampler: None,
         };
-        let size = |name: &str, axis: usize| {
-            let (_, shape) = weights.describe(&format!("image_proj.{name}"))?;
-            shape.get(axis).copied().filter(|&size| size > 0)
-        };
-        let reads = if let (Some(rows), Some(seen)) =
-            (size("proj.weight", 0), size("proj.weight", 1))
-        {
-            let rows = Some(rows).filter(|rows| rows.is_multiple_of(width))?;
+        let shape = |name: &str| Some(weights.describe(&format!("image_proj.{name}"))?.1);
+        // Nothing is made room for that the file does not hold.
+        let has = |name: &str, needed: &[usize]| (shape(name)? == needed).then_some(());
+        let reads = if let Some(&[rows, seen]) = shape("proj.weight") {
+            let rows = Some(rows).filter(|rows| *rows > 0 && rows.is_multiple_of(width))?;
             projection.linear = Some(LinearProjection {
                 proj: Linear::new([seen, rows], init),
                 norm: LayerNorm::new(width, LAYER_NORM_EPS, init),
             });
             Reads::Embeds(seen)
-        } else if size("proj.3.weight", 0).is_some() {
-            let seen = size("proj.0.weight", 1)?;
+        } else if let Some(&[seen, _]) = shape("proj.0.weight") {
+            has("proj.0.weight", &[seen; 2])?;
+            has("proj.2.weight", &[width, seen])?;
+            has("proj.3.weight", &[width])?;
             projection.mlp = Some(MlpProjection {
                 fc1: Linear::new([seen, seen], init),
                 fc2: Linear::new([seen, width], init),
@@ -114,14 +113,28 @@ impl ImageProjection {
             });
             Reads::States(seen)
         } else {
-            let seen = size("proj_in.weight", 1)?;
-            let tokens = [size("latents", 1)?, size("latents", 2)?];
-            let inner = size("layers.0.0.to_q.weight", 0)?;
-            let heads = Some(inner / HEAD).filter(|heads| heads * HEAD == inner && *heads > 0)?;
+            let (&[_, tokens, inside], &[inner, _]) = (
+                <&[usize; 3]>::try_from(shape("latents")?).ok()?,
+                <&[usize; 2]>::try_from(shape("layers.0.0.to_q.weight")?).ok()?,
+            );
+            let &[_, seen] = shape("proj_in.weight")? else {
+                return None;
+            };
+            if [tokens, inside, inner, seen].contains(&0) {
+                return None;
+            }
+            has("proj_in.weight", &[inside, seen])?;
+            has("proj_out.weight", &[width, inside])?;
             let layers =
-                (0..).take_while(|n| size(&format!("layers.{n}.0.to_q.weight"), 0).is_some());
-            let sizes = ([seen, width], tokens, heads);
-            projection.resampler = Some(Resampler::new(sizes, layers.count(), init));
+                (0..).take_while(|n| shape(&format!("layers.{n}.0.to_q.weight")).is_some());
+            let layers = layers.count();
+            for layer in 0..layers {
+                has(&format!("layers.{layer}.0.to_q.weight"), &[inner, inside])?;
+                has(&format!("layers.{layer}.1.1.weight"), &[4 * inside, inside])?;
+            }
+            let heads = Some(inner / HEAD).filter(|heads| heads * HEAD == inner)?;
+            let sizes = ([seen, width], [tokens, inside], heads);
+            projection.resampler = Some(Resampler::new(sizes, layers, init));
             Reads::States(seen)
         };
         Some((projection, reads))

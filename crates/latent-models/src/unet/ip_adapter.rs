@@ -88,10 +88,12 @@ impl IpAdapter {
                 }
                 let place = layer_of(key).map(|(index, rest)| {
                     // Files have the middle last.
-                    let index = match index {
-                        _ if index < down => index,
-                        _ if index < down + up => index + mid,
-                        _ => index - up,
+                    let index = if index < down {
+                        index
+                    } else if index < down + up {
+                        index + mid
+                    } else {
+                        index - up
                     };
                     format!("ip_adapter.{index}.{rest}")
                 });
