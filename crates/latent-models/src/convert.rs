@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
 use crate::folder::{Conditioning, ModelFolder};
-use crate::single_file::{LdmNames, SCALE_FACTOR, SingleFile};
+use crate::single_file::{LdmNames, OPEN_CLIP_PROJECTION, SCALE_FACTOR, SingleFile, TextNames};
 use crate::weights::{canonical_name, is_needless, names_of};
 
 /// How a model lies on disk.
@@ -19,12 +19,14 @@ use crate::weights::{canonical_name, is_needless, names_of};
 pub enum Layout {
     /// A folder with a folder for each part.
     Diffusers,
-    /// One file in the layout in which Stable Diffusion 1.x and 2.x were published.
+    /// One file in the layout in which Stable Diffusion was published.
     Single,
 }
 
 /// The parts with weights.
 const PARTS: &[&str] = &["unet", "vae", "text_encoder", "text_encoder_2"];
+/// One over the standard deviation of the latents of Stable Diffusion XL's autoencoder.
+const SDXL_SCALING_FACTOR: f64 = 0.13025;
 /// Files of a tokenizer.
 const TOKENIZER: &[&str] = &[
     "vocab.json",
@@ -131,12 +133,6 @@ impl ModelFolder {
             path: self.files().path().to_path_buf(),
             reason: reason.to_owned(),
         };
-        if self.index().part("text_encoder_2").is_some() {
-            return Err(refuse(
-                "is Stable Diffusion XL, whose layout of one file Latent reads and does not write; write it as a folder with \
-                 `--layout diffusers`",
-            ));
-        }
         let class = self.index().part("vae").map(|part| part.class.as_str());
         if self.conditioning() != Conditioning::Text || class != Some("AutoencoderKL") {
             return Err(refuse(
@@ -149,11 +145,11 @@ impl ModelFolder {
             parts.extend(self.part_weights(part)?.map(|weights| (*part, weights)));
         }
         let (unet, vae) = (names_in(&parts, "unet"), names_in(&parts, "vae"));
-        let open_clip = self.family().name.starts_with("sd2");
+        let texts = TextNames::of_family(self.family().name);
         let names = LdmNames::of(
             unet.iter().map(String::as_str),
             vae.iter().map(String::as_str),
-            open_clip,
+            texts,
         );
         let mut tensors = Vec::new();
         for (part, weights) in &parts {
@@ -168,14 +164,20 @@ impl ModelFolder {
                 if *part == "vae" && ours.contains(".attentions.") && tensor.shape.len() == 2 {
                     tensor.shape.extend([1, 1]);
                 }
+                if tensor.name.ends_with(&format!(".{OPEN_CLIP_PROJECTION}")) {
+                    tensor = transposed(tensor);
+                }
                 tensors.push((ours, tensor));
             }
         }
         let mut tensors = joined(tensors);
-        if open_clip {
+        if texts == TextNames::OpenClip {
             tensors.extend(unread_layer(&tensors));
         }
+        let xl = [TextNames::Both, TextNames::Second].contains(&texts);
+        // Files of Stable Diffusion XL say it only where it is another than all have.
         let factor = self.scaling_factor()?;
+        let factor = factor.filter(|factor| !xl || *factor != SDXL_SCALING_FACTOR);
         tensors.extend(factor.map(|factor| Moved {
             name: SCALE_FACTOR.to_owned(),
             shape: Vec::new(),
@@ -207,6 +209,8 @@ impl ModelFolder {
         let architecture = match (self.family().name, velocity) {
             ("sd2" | "sd2-inpaint", true) => "stable-diffusion-v2-768-v",
             ("sd2" | "sd2-inpaint", false) => "stable-diffusion-v2-512",
+            ("sdxl" | "sdxl-inpaint", _) => "stable-diffusion-xl-v1-base",
+            ("sdxl-refiner", _) => "stable-diffusion-xl-v1-refiner",
             _ => "stable-diffusion-v1",
         };
         let title = to.file_stem().unwrap_or_default().to_string_lossy();
@@ -259,6 +263,26 @@ fn bare(shape: &[usize]) -> Vec<usize> {
     match shape {
         [out, width, 1, 1] => vec![*out, *width],
         _ => shape.to_vec(),
+    }
+}
+
+/// A matrix with its rows as columns.
+fn transposed(tensor: Moved<'_>) -> Moved<'_> {
+    let &[rows, columns] = &tensor.shape[..] else {
+        return tensor;
+    };
+    let size = tensor.dtype.size();
+    let mut bytes = Vec::with_capacity(tensor.bytes.len());
+    for column in 0..columns {
+        for row in 0..rows {
+            let at = (row * columns + column) * size;
+            bytes.extend_from_slice(&tensor.bytes[at..at + size]);
+        }
+    }
+    Moved {
+        shape: vec![columns, rows],
+        bytes: Cow::Owned(bytes),
+        ..tensor
     }
 }
 

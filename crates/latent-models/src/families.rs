@@ -60,6 +60,7 @@ const STABLE_DIFFUSION_XL_PARTS: &[(&str, &[&str])] = &[
 const STABLE_DIFFUSION_XL_PIPELINES: &[&str] = &[
     "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
 ];
 const FIRST_TEXT: (&str, &str) = ("text_encoder", "tokenizer");
 const SECOND_TEXT: (&str, &str) = ("text_encoder_2", "tokenizer_2");
@@ -140,7 +141,22 @@ pub const FAMILIES: &[Family] = &[
         steps: 50,
         guidance: 5.0,
         ignored_parts: WITHOUT_MEANING,
-        recognises: |unet| unet.addition_embed_type.is_some(),
+        recognises: |unet| {
+            unet.addition_embed_type.is_some() && unet.in_channels != INPAINTING_CHANNELS
+        },
+    },
+    Family {
+        name: "sdxl-inpaint",
+        about: "Stable Diffusion XL, trained further for inpainting",
+        pipelines: STABLE_DIFFUSION_XL_PIPELINES,
+        parts: STABLE_DIFFUSION_XL_PARTS,
+        text_parts: &[FIRST_TEXT, SECOND_TEXT],
+        steps: 50,
+        guidance: 7.5,
+        ignored_parts: WITHOUT_MEANING,
+        recognises: |unet| {
+            unet.addition_embed_type.is_some() && unet.in_channels == INPAINTING_CHANNELS
+        },
     },
     Family {
         name: "sdxl",

@@ -48,13 +48,13 @@ pub use folder::{Conditioning, ModelFolder};
 pub use prompt::{ChunkStates, Clock, Grammar, Part, Schedule, SubPrompt, Weights, split_prompts};
 pub use single_file::PredictionType;
 pub use text::{
-    ClipTextConfig, ClipTextModel, HiddenActivation, ImageTower, ImageTowerConfig,
-    TextArchitecture, TextStates,
+    ClipTextConfig, ClipTextModel, ClipVisionConfig, ClipVisionModel, HiddenActivation,
+    ImageStates, ImageTower, ImageTowerConfig, TextArchitecture, TextStates,
 };
 pub use tokenizer::{Chunk, ClipTokenizer, Encoded, train_tokenizer};
 pub use unet::{
     AdditionEmbedType, Context, ControlNet, ControlNetConfig, ControlNetContext, DeepFeatures,
-    DownBlockType, MidBlockType, Residuals, TextTime, UNet2dCondition, UNet2dConditionConfig,
-    UNetCondition, UpBlockType,
+    DownBlockType, IpAdapter, Leading, MidBlockType, Reads, Residuals, TextTime, UNet2dCondition,
+    UNet2dConditionConfig, UNetCondition, UpBlockType,
 };
 pub use weights::read_parameter;

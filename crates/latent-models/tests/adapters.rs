@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::path::Path;
+
 use burn::tensor::Tensor;
 use common::{Expected, close, compute, fixture};
 use latent_formats::{Dtype, SafetensorsWriter, Weights};
 use latent_models::{
-    AutoencoderTiny, ControlNet, Embedding, FileKind, Layout, Lora, ModelFolder, PredictionType,
-    Residuals, Strength, TinyDecoder, UNet2dCondition, UNetCondition, recognise,
+    AutoencoderTiny, ControlNet, Embedding, FileKind, Layout, Leading, Lora, ModelFolder,
+    PredictionType, Residuals, Strength, TinyDecoder, UNet2dCondition, UNetCondition, recognise,
 };
 use latent_nn::{export_parameters, ops, to_host};
 
@@ -98,7 +100,8 @@ fn residuals(network: &ControlNet, expected: &Expected) -> Residuals {
     let picture = pixels.iter().map(|value| value / 255.0).collect();
     let picture: Tensor<4> = compute().tensor(picture, shape.try_into().unwrap());
     let text: Tensor<3> = expected.tensor("controlnet/encoder_hidden_states");
-    let context = network.prepare(picture, &text);
+    let context = network.prepare(picture, &UNetCondition::Text(text));
+    let context = context.expect("told words");
     let timesteps = expected.values("controlnet/timestep").0;
     let found = network.forward(expected.tensor("controlnet/sample"), &timesteps, &context);
     let count = found.count();
@@ -126,7 +129,11 @@ fn a_controlnet_of_a_folder_and_of_one_file_meets_diffusers_and_so_does_the_unet
         let context = unet.prepare(text, 2);
         let timesteps = expected.values("controlnet/timestep").0;
         let sample = expected.tensor("controlnet/sample");
-        let out = unet.forward_steered(sample, &timesteps, &context, Some(&found));
+        let leading = Leading {
+            residuals: Some(&found),
+            ..Leading::default()
+        };
+        let out = unet.forward_steered(sample, &timesteps, &context, leading);
         expected.check("controlnet/unet_out", out);
     }
 }
@@ -147,15 +154,6 @@ fn a_controlnet_for_another_unet_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(message.contains("is no ControlNet"), "{message}");
-}
-
-#[test]
-fn a_controlnet_in_front_of_stable_diffusion_xl_is_refused_by_name() {
-    let folder = ModelFolder::open(&fixture("sdxl-tiny")).unwrap();
-    let network = fixture("adapters/controlnet");
-    let refused = ControlNet::load(&network, folder.unet_config(), &compute()).unwrap_err();
-    let message = refused.to_string();
-    assert!(message.contains("Stable Diffusion XL"), "{message}");
 }
 
 #[test]
@@ -475,7 +473,7 @@ fn a_folder_written_as_one_file_and_back_has_the_same_tensors() {
 }
 
 #[test]
-fn a_checkpoint_of_stable_diffusion_xl_is_written_as_its_folder_and_not_back() {
+fn a_checkpoint_of_stable_diffusion_xl_is_written_as_its_folder_and_back() {
     let place = tempfile::tempdir().unwrap();
     for (model, parts) in [
         (
@@ -504,8 +502,8 @@ fn a_checkpoint_of_stable_diffusion_xl_is_written_as_its_folder_and_not_back() {
             }
         }
         let one = place.path().join("one.safetensors");
-        let error = folder.convert(&one, Layout::Single, None).unwrap_err();
-        assert!(error.to_string().contains("--layout diffusers"), "{error}");
+        back.convert(&one, Layout::Single, None).unwrap();
+        same_checkpoint(&file, &one);
     }
     // What a file predicts, said by who opens it, is in the folder's scheduler.
     let file = fixture("sd2-tiny/model_ldm.safetensors");
@@ -518,6 +516,77 @@ fn a_checkpoint_of_stable_diffusion_xl_is_written_as_its_folder_and_not_back() {
         .unwrap();
     let config = ModelFolder::open(&back).unwrap().scheduler_config();
     assert_eq!(config.unwrap()["prediction_type"], "epsilon");
+}
+
+/// Fails unless `written` has every tensor of a published checkpoint that a model reads, and no other.
+#[track_caller]
+fn same_checkpoint(published: &Path, written: &Path) {
+    let [published, written] = [published, written].map(|path| Weights::open(path).unwrap());
+    let needless = ["denoiser.sigmas", "position_ids", "logit_scale"];
+    let read = |name: &&str| !needless.iter().any(|end| name.ends_with(end));
+    assert!(published.names().filter(read).eq(written.names()));
+    for name in written.names() {
+        let shape = |weights: &Weights| weights.describe(name).unwrap().1.to_vec();
+        assert_eq!(shape(&published), shape(&written), "{name}");
+        let values = |weights: &Weights| weights.read_f32(name).unwrap();
+        assert_eq!(values(&published), values(&written), "{name}");
+    }
+    let architecture = &written.metadata()["modelspec.architecture"];
+    assert!(
+        architecture.starts_with("stable-diffusion-xl-v1"),
+        "{architecture}"
+    );
+}
+
+#[test]
+fn text_encoders_of_stable_diffusion_xl_are_taken_from_folders_files_and_checkpoints() {
+    let xl = || ModelFolder::open(&fixture("sdxl-tiny")).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let whole = fixture("sdxl-tiny/model_sgm.safetensors");
+    // Alone and under OpenCLIP's own names.
+    let file = Weights::open(&whole).unwrap();
+    let mut tensors = Vec::new();
+    for name in file.names() {
+        if let Some(inside) = name.strip_prefix("conditioner.embedders.1.model.") {
+            let shape = file.describe(name).unwrap().1.to_vec();
+            tensors.push((inside, shape, file.read_f32(name).unwrap()));
+        }
+    }
+    let mut writer = SafetensorsWriter::new();
+    for (name, shape, values) in &tensors {
+        writer = writer.f32(name, shape, values, Dtype::F32).unwrap();
+    }
+    let bare = place.path().join("clip_g.safetensors");
+    writer.write(&bare).unwrap();
+    let cases = [
+        ("text_encoder_2", fixture("sdxl-tiny/text_encoder_2")),
+        ("text_encoder_2", fixture("sdxl-tiny")),
+        (
+            "text_encoder_2",
+            fixture("sdxl-tiny/text_encoder_2/model.safetensors"),
+        ),
+        ("text_encoder_2", whole.clone()),
+        ("text_encoder_2", bare),
+        ("text_encoder", whole),
+    ];
+    for (part, path) in cases {
+        let folder = xl().with_part(part, &path).unwrap();
+        let [before, after] = [xl(), folder].map(|folder| {
+            let model = match part {
+                "text_encoder" => folder.text_encoder(&compute()),
+                _ => folder.text_encoder_2(&compute()),
+            };
+            export_parameters(&model.unwrap().unwrap())
+        });
+        assert_eq!(before, after, "{part} {}", path.display());
+    }
+    let message = base()
+        .with_part("text_encoder_2", &fixture("sdxl-tiny"))
+        .unwrap_err();
+    assert!(
+        message.to_string().contains("this model has none"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What is laid over a model when it is opened: LoRAs, embeddings, other parts, ControlNets.
+//! What is laid over a model when it is opened: LoRAs, embeddings, other parts, ControlNets, pictures to look at.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,12 @@ use latent_models::{
 use latent_nn::Compute;
 
 use crate::Error;
+use crate::image_prompts::{ImagePrompts, Shown};
 use crate::named::Names;
 use crate::pipeline::Builder;
 
 /// The parts of a model that another file can stand in for.
-pub const PARTS: [&str; 3] = ["unet", "vae", "text_encoder"];
+pub const PARTS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
 
 /// What the caller named.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,7 @@ pub(crate) struct Adapters {
     averaged: bool,
     tiny: Option<PathBuf>,
     controls: Vec<Control>,
+    pub(crate) image_prompts: ImagePrompts,
 }
 
 /// A picture that steers through a ControlNet.
@@ -85,13 +87,15 @@ pub(crate) struct Extras {
     /// The decoder is one that the caller named, so that it also decodes what a refiner finished.
     pub(crate) decodes: bool,
     pub(crate) controls: Vec<(ControlNet, Control)>,
+    /// Pictures that are looked at beside the words.
+    pub(crate) shown: Vec<Shown>,
     pub(crate) loras: Vec<LoraReport>,
     /// The names of all that was laid over the model, for a picture's settings.
     pub(crate) names: Vec<String>,
 }
 
 /// A file's name without its ending.
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     path.file_stem()
         .unwrap_or_default()
         .to_string_lossy()
@@ -289,6 +293,10 @@ impl Adapters {
             ));
             extras.controls.push((network, control.clone()));
         }
+        let shown = self.image_prompts.shown(folder, (compute, names))?;
+        let (shown, titles): (Vec<_>, Vec<_>) = shown.into_iter().unzip();
+        extras.shown = shown;
+        extras.names.extend(titles);
         Ok(())
     }
 }

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use latent_models::{Context, ControlNetContext, DeepFeatures, UNetCondition};
+use latent_models::{Context, ControlNetContext, DeepFeatures, Leading};
 use latent_nn::to_host;
 use latent_sampling::Latents as Array;
 use ndarray::{Axis, concatenate, s};
 
 use crate::guiding::Guiding;
+use crate::image_prompts::{looking_at, shares};
 use crate::pipeline::Pipeline;
 use crate::steering::Steering;
 use crate::told::{Course, Told};
@@ -26,11 +27,12 @@ pub(crate) struct Briefing<'a> {
     size: [usize; 2],
     /// Pictures of the batch.
     pictures: usize,
-    /// Calls that were made.
+    /// Calls that were made, and all there will be.
     calls: usize,
     /// Layers whose self-attention is perturbed where that is asked for.
     perturbs: Vec<bool>,
     cache: Option<Cache>,
+    of: usize,
     ready: Vec<(Places, Rc<Vec<Group>>)>,
 }
 
@@ -122,6 +124,7 @@ impl<'a> Briefing<'a> {
             calls: 0,
             perturbs,
             cache: guiding.cache.as_ref().map(Cache::new),
+            of: calls,
             ready: Vec::new(),
         })
     }
@@ -167,16 +170,12 @@ impl<'a> Briefing<'a> {
         let batch = (self.size, self.pictures);
         let told = self.told;
         let (condition, count) = told.joined(self.pipeline, (places, halves[0]), batch);
-        let text = match &condition {
-            UNetCondition::Text(states) => Some(states),
-            UNetCondition::TextTime(told) => Some(&told.text),
-            UNetCondition::Class(_) | UNetCondition::None => None,
-        };
         let rows = halves.map(|half| half * self.pictures);
-        let controls = self.steering.prepare(text, rows)?;
+        let controls = self.steering.prepare(&condition, rows)?;
         let unet = &self.pipeline.unet;
         let context = unet.prepare(condition, count);
         let context = unet.with_guidance(context, told.strength, count);
+        let context = looking_at(&self.pipeline.extras.shown, context, rows);
         Ok(Group {
             halves,
             context: unet.perturbed(context, &self.perturbs, again * self.pictures),
@@ -219,6 +218,7 @@ impl<'a> Briefing<'a> {
             .cache
             .as_mut()
             .is_none_or(|cache| cache.begins(&groups));
+        let pictures = shares(&self.pipeline.extras.shown, call, self.of);
         let (n, c, h, w) = input.dim();
         let mut outputs = Vec::new();
         for (index, group) in groups.iter().enumerate() {
@@ -234,18 +234,23 @@ impl<'a> Briefing<'a> {
             let added = self
                 .steering
                 .residuals(steering, (&sample, &timesteps), rows);
-            let (unet, context, added) = (&self.pipeline.unet, &group.context, added.as_ref());
+            let leading = Leading {
+                residuals: added.as_ref(),
+                pictures: &pictures,
+            };
+            let (unet, context) = (&self.pipeline.unet, &group.context);
             let output = match &mut self.cache {
-                None => unet.forward_steered(sample, &timesteps, context, added),
+                None => unet.forward_steered(sample, &timesteps, context, leading),
                 Some(cache) if whole => {
                     let sample = (sample, &timesteps[..]);
-                    let (output, deep) = unet.forward_keeping(sample, context, added, cache.branch);
+                    let (output, deep) =
+                        unet.forward_keeping(sample, context, leading, cache.branch);
                     cache.deep.push(deep);
                     output
                 }
                 Some(cache) => {
                     let deep = &cache.deep[index];
-                    unet.forward_shallow((sample, &timesteps), context, added, deep)
+                    unet.forward_shallow((sample, &timesteps), context, leading, deep)
                 }
             };
             let (values, shape) = to_host(output);

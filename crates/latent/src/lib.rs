@@ -26,6 +26,7 @@ mod error;
 mod export;
 mod guiding;
 mod hires;
+mod image_prompts;
 mod latents;
 mod mask;
 mod micro_conditioning;
@@ -52,6 +53,7 @@ pub use draw::{Generated, Progress};
 pub use error::Error;
 pub use export::export_as;
 pub use guiding::FeatureCache;
+pub use image_prompts::ImagePrompt;
 pub use latent_formats::{Dtype, Picture, PictureFormat};
 #[cfg(feature = "hub")]
 pub use latent_hub as hub;

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use latent_formats::Filter;
-use latent_models::{ControlNet, ControlNetContext, Residuals};
+use latent_models::{ControlNet, ControlNetContext, Residuals, UNetCondition};
 
 use crate::Error;
 use crate::adapters::Control;
@@ -45,26 +45,29 @@ impl<'a> Steering<'a> {
         Ok(Self { networks, calls })
     }
 
-    /// What each network knows beforehand of the states `text` of so many unwanted rows and the wanted ones after them;
+    /// What each network knows beforehand of the conditions of so many unwanted rows and the wanted ones after them;
     /// `None` for one that leads without words and has nothing to say of the unwanted alone.
     pub(crate) fn prepare(
         &self,
-        text: Option<&Tensor<3>>,
+        condition: &UNetCondition,
         [unwanted, wanted]: [usize; 2],
     ) -> Result<Vec<Option<ControlNetContext>>, Error> {
         let prepare = |steer: &Steer<'_>| {
-            let Some(text) = text else {
-                return Err(Error::Request(
+            let half = steer.sees_half(unwanted);
+            if half && wanted == 0 {
+                return Ok(None);
+            }
+            let picture = steer.picture.clone();
+            let context = match half {
+                true => steer.network.prepare(picture, &condition.last(wanted)),
+                false => steer.network.prepare(picture, condition),
+            };
+            let without_words = || {
+                Error::Request(
                     "this model is told no words, and ControlNets look at words; leave `control` out".into(),
-                ));
+                )
             };
-            let [n, length, channels] = text.dims();
-            let text = match steer.sees_half(unwanted) {
-                true if wanted == 0 => return Ok(None),
-                true => text.clone().slice([n - wanted..n, 0..length, 0..channels]),
-                false => text.clone(),
-            };
-            Ok(Some(steer.network.prepare(steer.picture.clone(), &text)))
+            context.map(Some).ok_or_else(without_words)
         };
         self.networks.iter().map(prepare).collect()
     }
@@ -77,17 +80,21 @@ impl<'a> Steering<'a> {
         rows: [usize; 2],
     ) -> Option<Residuals> {
         let active = self.networks.iter().zip(contexts).filter(|(steer, _)| {
-            // Source: diffusers' `StableDiffusionControlNetPipeline.__call__`, `controlnet_keep`.
-            let (before, after) = (
-                call as f64 / self.calls as f64,
-                (call + 1) as f64 / self.calls as f64,
-            );
-            before >= steer.control.start && after <= steer.control.end
+            let window = [steer.control.start, steer.control.end];
+            is_active(window, call, self.calls)
         });
         active
             .filter_map(|(steer, context)| Some(steer.residuals(context.as_ref()?, sample, rows)))
             .reduce(Residuals::plus)
     }
+}
+
+/// Whether the evaluation `call` of so many lies between two shares of them.
+///
+/// Source: diffusers' `StableDiffusionControlNetPipeline.__call__`, `controlnet_keep`.
+pub(crate) fn is_active([start, end]: [f64; 2], call: usize, calls: usize) -> bool {
+    let share = |call: usize| call as f64 / calls as f64;
+    share(call) >= start && share(call + 1) <= end
 }
 
 impl Steer<'_> {

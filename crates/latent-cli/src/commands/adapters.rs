@@ -1,4 +1,4 @@
-//! The flags that lay something over a model: LoRAs, embeddings, other parts, ControlNets.
+//! The flags that lay something over a model: LoRAs, embeddings, other parts, ControlNets, IP-Adapters.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use clap::Args;
 use latent::models::Strength;
 use latent::{Builder, Control, Picture, Pipeline, Request};
 
+use super::image_prompts::ImagePrompts;
 use crate::fault::Fault;
 use crate::terminal::Terminal;
 
@@ -41,6 +42,9 @@ pub(crate) struct Adapters {
     /// Another text encoder: a folder in diffusers layout, or a file.
     #[arg(long, value_name = "PATH")]
     text_encoder: Option<PathBuf>,
+    /// Another second text encoder, of Stable Diffusion XL: a folder in diffusers layout, or a file.
+    #[arg(long, value_name = "PATH")]
+    text_encoder_2: Option<PathBuf>,
     /// Another U-Net: a folder in diffusers layout, or a file.
     #[arg(long, value_name = "PATH")]
     unet: Option<PathBuf>,
@@ -65,6 +69,8 @@ pub(crate) struct Adapters {
     /// Make the ControlNets' pictures first: `canny` finds edges, between the two thresholds [default: 100,200].
     #[arg(long, value_name = "canny[:LOW,HIGH]", requires = "control", value_parser = preprocessor)]
     control_preprocess: Option<[f32; 2]>,
+    #[command(flatten)]
+    image_prompts: ImagePrompts,
 }
 
 impl Adapters {
@@ -124,6 +130,7 @@ impl Adapters {
             ("unet", &self.unet),
             ("vae", &self.vae),
             ("text_encoder", &self.text_encoder),
+            ("text_encoder_2", &self.text_encoder_2),
         ];
         for (part, path) in parts {
             if let Some(path) = path {
@@ -142,7 +149,7 @@ impl Adapters {
         for text in &self.control {
             builder = builder.control(self.control_of(text)?);
         }
-        Ok(builder)
+        self.image_prompts.onto(builder)
     }
 
     fn control_of(&self, text: &str) -> Result<Control, Fault> {
@@ -181,7 +188,7 @@ pub(crate) fn report(pipeline: &Pipeline, terminal: &Terminal) {
 }
 
 /// The text before at most `most` numbers that stand behind colons, and the numbers.
-fn numbers_behind(text: &str, most: usize) -> (&str, Vec<f32>) {
+pub(super) fn numbers_behind(text: &str, most: usize) -> (&str, Vec<f32>) {
     let (mut rest, mut numbers) = (text, Vec::new());
     while numbers.len() < most
         && let Some((before, number)) = rest.rsplit_once(':')

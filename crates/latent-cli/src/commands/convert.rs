@@ -47,7 +47,7 @@ pub(crate) struct Convert {
 enum LayoutFlag {
     /// A folder with a folder for each part, as Python's diffusers has it.
     Diffusers,
-    /// One file, as Stable Diffusion 1.x and 2.x were published.
+    /// One file, as Stable Diffusion was published.
     Single,
 }
 

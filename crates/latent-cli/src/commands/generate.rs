@@ -37,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   latent generate \"a fox\" --cache-interval 3                   about twice as fast, nearly the same picture
   latent generate \"a fox\" --model ./sd15 --lora snow.safetensors:0.8 --embedding style.pt:mystyle
   latent generate \"a fox\" --model ./sd15 --control ./canny:photo.png:0.9 --control-preprocess canny
+  latent generate \"a fox\" --model ./sd15 --ip-adapter ip-adapter_sd15.safetensors:0.6 --ip-image painting.png
   latent generate \"a red hat\" --init fox.png --mask hat.png   repaints what is white in hat.png
   latent generate \"a fox\" --init sketch.png --strength 0.6    draws over a sketch
   latent generate \"a forest\" --init fox.png --outpaint 64,0,64,0

@@ -15,6 +15,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod guidance;
+mod image_prompts;
 pub(crate) mod inspect;
 pub(crate) mod modes;
 pub(crate) mod open;

@@ -6,6 +6,7 @@ mod encode;
 mod generate;
 #[cfg(feature = "hub")]
 mod hub;
+mod image_prompts;
 mod modes;
 mod prompts;
 mod refusals;

@@ -1,5 +1,6 @@
 //! Pictures: eight bits of red, green and blue a pixel, and what is done to them on the host.
 
+mod bicubic;
 mod canny;
 mod decode;
 mod encode;

@@ -31,6 +31,13 @@ pub enum FileKind {
         /// The family of the U-Net.
         family: String,
     },
+    /// What lets a U-Net look at pictures as at words.
+    IpAdapter {
+        /// The family of the U-Net.
+        family: String,
+    },
+    /// CLIP's encoder of pictures, which IP-Adapters read.
+    ImageEncoder,
     /// The tiny autoencoder, or its decoder.
     TinyAutoencoder,
     /// A part of a model: `unet`, `vae` or `text_encoder`.
@@ -57,6 +64,8 @@ impl fmt::Display for FileKind {
                 if *vectors == 1 { "" } else { "s" }
             ),
             Self::ControlNet { family } => write!(f, "a ControlNet for {family}"),
+            Self::IpAdapter { family } => write!(f, "an IP-Adapter for {family}"),
+            Self::ImageEncoder => write!(f, "an image encoder (CLIP)"),
             Self::TinyAutoencoder => write!(f, "a tiny autoencoder (TAESD)"),
             Self::Part(part) => write!(f, "{}", part_name(part)),
         }
@@ -70,6 +79,8 @@ impl FileKind {
             Self::Lora { .. } => "lora",
             Self::Embedding { .. } => "embedding",
             Self::ControlNet { .. } => "controlnet",
+            Self::IpAdapter { .. } => "ip-adapter",
+            Self::ImageEncoder => "image_encoder",
             Self::TinyAutoencoder => "taesd",
             Self::Part(part) => part,
         }
@@ -81,6 +92,8 @@ impl FileKind {
             Self::Lora { .. } => "pass it with `--lora`",
             Self::Embedding { .. } => "pass it with `--embedding`",
             Self::ControlNet { .. } => "pass it with `--control FILE:PICTURE`",
+            Self::IpAdapter { .. } => "pass it with `--ip-adapter` and a picture with `--ip-image`",
+            Self::ImageEncoder => "pass it with `--image-encoder`, beside an IP-Adapter",
             Self::TinyAutoencoder => "pass it with `--taesd`",
             Self::Part("unet") => "pass it with `--unet`",
             Self::Part("vae") => "pass it with `--vae`",
@@ -91,10 +104,19 @@ impl FileKind {
 
 /// What a file holds; `None` if that is not known, or it holds a whole model.
 pub fn recognise(weights: &Weights) -> Option<FileKind> {
+    let names_start = |start: &str| weights.names().any(|name| name.starts_with(start));
+    // Before LoRAs, which some of them hold beside.
+    if names_start("image_proj.") && names_start("ip_adapter.") {
+        return Some(FileKind::IpAdapter {
+            family: made_for(weights),
+        });
+    }
     if let Some(kind) = lora(weights) {
         return Some(kind);
     }
-    let names_start = |start: &str| weights.names().any(|name| name.starts_with(start));
+    if names_start("vision_model.embeddings.") && !names_start("text_model.") {
+        return Some(FileKind::ImageEncoder);
+    }
     if names_start("control_model.")
         || names_start("controlnet_cond_embedding.")
         || names_start("input_hint_block.")
@@ -181,7 +203,7 @@ const WIDTHS: &[(usize, &str)] = &[
 ];
 
 /// The family whose text states have this width.
-pub(super) fn family_of_width(width: usize) -> String {
+pub(crate) fn family_of_width(width: usize) -> String {
     let known = WIDTHS.iter().find(|(known, _)| *known == width);
     known.map_or_else(
         || format!("a model with text states of width {width}"),
@@ -217,9 +239,10 @@ pub(super) fn made_for(weights: &Weights) -> String {
         let down = ["down.weight", "lora_A.weight", "hada_w1_b", "to_k.weight"];
         (keys || values) && down.iter().any(|ending| name.ends_with(ending))
     };
+    let adapter = |name: &&str| name.ends_with(".to_k_ip.weight");
     let width = weights
         .names()
-        .find(key)
+        .find(|name| key(name) || adapter(name))
         .and_then(|name| weights.describe(name)?.1.get(1).copied())
         .or_else(|| kronecker_width(weights));
     match width {

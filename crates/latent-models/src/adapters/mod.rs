@@ -8,5 +8,6 @@ mod names;
 mod parts;
 
 pub use embedding::Embedding;
+pub(crate) use kind::family_of_width;
 pub use kind::{FileKind, recognise};
 pub use lora::{Lora, LoraReport, Strength};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use latent_formats::Weights;
 
-use crate::single_file::LdmNames;
+use crate::single_file::{LdmNames, TextNames};
 use crate::weights::canonical_name;
 
 /// A layer of a model.
@@ -53,7 +53,7 @@ impl LayerNames {
         let Some(beginnings) = BEGINNINGS.iter().find(|row| row.part == part) else {
             return;
         };
-        let ldm = LdmNames::of(weights.names(), [].into_iter(), false);
+        let ldm = LdmNames::of(weights.names(), [].into_iter(), TextNames::Transformers);
         for layer in weights
             .names()
             .filter_map(|name| name.strip_suffix(".weight"))

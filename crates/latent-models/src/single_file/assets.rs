@@ -94,6 +94,21 @@ pub(super) const SDXL: Files = assets!(
     "tokenizer", "tokenizer_2"
 );
 
+/// Stable Diffusion XL, trained further for inpainting.
+pub(super) const SDXL_INPAINT: Files = assets!(
+    "model_index.json" = "sdxl/model_index.json",
+    "unet/config.json" = "sdxl-inpaint/unet/config.json",
+    "vae/config.json" = "sdxl/vae/config.json",
+    "text_encoder/config.json" = "sd1/text_encoder/config.json",
+    "text_encoder_2/config.json" = "sdxl/text_encoder_2/config.json",
+    "scheduler/scheduler_config.json" = "sdxl/scheduler/scheduler_config.json",
+    "tokenizer/tokenizer_config.json" = "sd1/tokenizer/tokenizer_config.json",
+    "tokenizer/special_tokens_map.json" = "sd1/tokenizer/special_tokens_map.json",
+    "tokenizer_2/tokenizer_config.json" = "sd2/tokenizer/tokenizer_config.json",
+    "tokenizer_2/special_tokens_map.json" = "sd2/tokenizer/special_tokens_map.json";
+    "tokenizer", "tokenizer_2"
+);
+
 /// The refiner of Stable Diffusion XL.
 pub(super) const SDXL_REFINER: Files = assets!(
     "model_index.json" = "sdxl-refiner/model_index.json",
@@ -113,13 +128,14 @@ mod tests {
 
     #[test]
     fn the_configs_inside_the_program_open_as_their_families() {
-        let known: [(Files, &str, usize); 7] = [
+        let known: [(Files, &str, usize); 8] = [
             (SD1, "sd1", 512),
             (SD1_INPAINT, "sd1-inpaint", 512),
             (SD2_INPAINT, "sd2-inpaint", 512),
             (SD2_EPSILON, "sd2", 512),
             (SD2_V, "sd2", 768),
             (SDXL, "sdxl", 1024),
+            (SDXL_INPAINT, "sdxl-inpaint", 1024),
             (SDXL_REFINER, "sdxl-refiner", 1024),
         ];
         for (files, family, size) in known {

@@ -7,14 +7,45 @@ use super::ldm::{
 };
 use super::open_clip;
 
-/// Names of a model's tensors in the layout in which Stable Diffusion 1.x and 2.x were published.
+/// What begins the names of Stable Diffusion XL's text encoders, and of its refiner's.
+const SGM_TEXT: &str = "conditioner.embedders.0.transformer.";
+const SGM_SECOND_TEXT: &str = "conditioner.embedders.1.model.";
+const SGM_REFINER_TEXT: &str = "conditioner.embedders.0.model.";
+/// OpenCLIP's factor behind the pooled state.
+pub(crate) const OPEN_CLIP_PROJECTION: &str = "text_projection";
+
+/// Names of a model's tensors in the layout in which Stable Diffusion was published.
 #[derive(Clone, Debug)]
 pub(crate) struct LdmNames {
     sizes: Sizes,
     /// Levels of the way up with transformers, behind which the doubling is numbered.
     attending: BTreeSet<usize>,
-    /// The text encoder has OpenCLIP's names, as in Stable Diffusion 2.x.
-    open_clip: bool,
+    texts: TextNames,
+}
+
+/// How the text encoders of a family are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TextNames {
+    /// As transformers names them, as in Stable Diffusion 1.x.
+    Transformers,
+    /// As OpenCLIP does, as in Stable Diffusion 2.x.
+    OpenClip,
+    /// The first as transformers names it and the second as OpenCLIP does, as in Stable Diffusion XL.
+    Both,
+    /// The second alone, as in its refiner.
+    Second,
+}
+
+impl TextNames {
+    /// Of a family by its name.
+    pub(crate) fn of_family(name: &str) -> Self {
+        match name {
+            "sd2" | "sd2-inpaint" => Self::OpenClip,
+            "sdxl" | "sdxl-inpaint" => Self::Both,
+            "sdxl-refiner" => Self::Second,
+            _ => Self::Transformers,
+        }
+    }
 }
 
 impl LdmNames {
@@ -22,7 +53,7 @@ impl LdmNames {
     pub(crate) fn of<'a>(
         unet: impl Iterator<Item = &'a str>,
         autoencoder: impl Iterator<Item = &'a str>,
-        open_clip: bool,
+        texts: TextNames,
     ) -> Self {
         let (mut layers, mut levels) = (0, 0);
         let mut attending = BTreeSet::new();
@@ -44,19 +75,35 @@ impl LdmNames {
         Self {
             sizes: Sizes { layers, levels },
             attending,
-            open_clip,
+            texts,
         }
     }
 
     /// The name of the tensor that a diffusers folder's `part` calls `name`; `None` if the layout has no place for it.
     ///
-    /// Queries, keys and values of OpenCLIP's attention lie in one tensor, which the caller joins.
+    /// Queries, keys and values of OpenCLIP's attention lie in one tensor, which the caller joins, and its projection has rows
+    /// and columns the other way round.
     pub(crate) fn of_tensor(&self, part: &str, name: &str) -> Option<String> {
         match part {
             "unet" => Some(format!("{UNET}{}", self.unet(name)?)),
             "vae" => Some(format!("{AUTOENCODER}{}", self.autoencoder(name)?)),
-            "text_encoder" if self.open_clip => open_clip_name(name),
-            "text_encoder" => Some(format!("{TEXT_ENCODER}{name}")),
+            "text_encoder" => match self.texts {
+                TextNames::Transformers => Some(format!("{TEXT_ENCODER}{name}")),
+                TextNames::OpenClip => open_clip_name(open_clip::PREFIX, name),
+                TextNames::Both => Some(format!("{SGM_TEXT}{name}")),
+                TextNames::Second => None,
+            },
+            "text_encoder_2" => {
+                let prefix = match self.texts {
+                    TextNames::Both => SGM_SECOND_TEXT,
+                    TextNames::Second => SGM_REFINER_TEXT,
+                    TextNames::Transformers | TextNames::OpenClip => return None,
+                };
+                if name == "text_projection.weight" {
+                    return Some(format!("{prefix}{OPEN_CLIP_PROJECTION}"));
+                }
+                open_clip_name(prefix, name)
+            }
             _ => None,
         }
     }
@@ -136,8 +183,7 @@ fn residual(name: &str) -> String {
     put_back(name, UNET_RESIDUAL).unwrap_or_else(|| name.to_owned())
 }
 
-fn open_clip_name(name: &str) -> Option<String> {
-    let prefix = open_clip::PREFIX;
+fn open_clip_name(prefix: &str, name: &str) -> Option<String> {
     if let Some((theirs, _)) = open_clip::ENDS.iter().find(|(_, ours)| *ours == name) {
         return Some(format!("{prefix}{theirs}"));
     }
@@ -174,11 +220,11 @@ mod tests {
     #[test]
     fn every_name_of_a_folder_comes_back_as_it_was() {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        for model in ["sd1-tiny", "sd2-tiny"] {
+        for model in ["sd1-tiny", "sd2-tiny", "sdxl-tiny"] {
             let folder = ModelFolder::open(&fixtures.join(model)).unwrap();
             let weights = |part| folder.part_weights(part).unwrap().unwrap();
             let (unet, vae) = (weights("unet"), weights("vae"));
-            let names = LdmNames::of(unet.names(), vae.names(), false);
+            let names = LdmNames::of(unet.names(), vae.names(), TextNames::Transformers);
             for (part, weights) in [("unet", &unet), ("vae", &vae)] {
                 for name in weights.names() {
                     let theirs = names.of_tensor(part, name).unwrap_or_default();
@@ -194,7 +240,7 @@ mod tests {
         let names = LdmNames::of(
             ["down_blocks.0.resnets.1.conv1.weight"].into_iter(),
             [].into_iter(),
-            false,
+            TextNames::Transformers,
         );
         let cases = [
             ("conv_in", "input_blocks.0.0"),

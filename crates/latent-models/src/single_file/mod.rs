@@ -9,7 +9,7 @@ mod ldm;
 mod loose;
 mod open_clip;
 
-pub(crate) use back::LdmNames;
+pub(crate) use back::{LdmNames, OPEN_CLIP_PROJECTION, TextNames};
 pub(crate) use ldm::{Sizes, replaced};
 pub(crate) use loose::{loose_part, part_in, part_name};
 
@@ -84,7 +84,7 @@ const KINDS: &[Kind] = &[
         ],
         files: |inpaints, _| match inpaints {
             false => Ok(assets::SDXL),
-            true => Err(SDXL_INPAINT),
+            true => Ok(assets::SDXL_INPAINT),
         },
     },
     // Its refiner.
@@ -97,7 +97,7 @@ const KINDS: &[Kind] = &[
         )],
         files: |inpaints, _| match inpaints {
             false => Ok(assets::SDXL_REFINER),
-            true => Err(SDXL_INPAINT),
+            true => Err(REFINER_INPAINT),
         },
     },
     // Stable Diffusion 2.x.
@@ -146,10 +146,9 @@ pub(crate) struct SingleFile {
 const SD2_UNKNOWN: &str = "is a Stable Diffusion 2.x checkpoint, and does not say whether it predicts noise or velocity; \
                            say so with `--prediction epsilon` or `--prediction v`, or name a diffusers folder of its kind \
                            with `--config`";
-/// Why one of Stable Diffusion XL's inpainting model is not.
-const SDXL_INPAINT: &str = "is an inpainting checkpoint of Stable Diffusion XL (its first layer takes 9 channels), whose \
-                            sizes are not inside the program; paint with a checkpoint of 4 channels, or name a diffusers \
-                            folder of its kind with `--config`";
+/// Why one of a refiner for inpainting is not.
+const REFINER_INPAINT: &str = "is a refiner of Stable Diffusion XL for inpainting (its first layer takes 9 channels), whose sizes \
+                               are not inside the program; name a diffusers folder of its kind with `--config`";
 /// Begins the names of a U-Net's moving average.
 const EMA: &str = "model_ema.";
 /// What a checkpoint of latent diffusion's code calls the factor of its latents.

@@ -6,10 +6,10 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use latent_formats::Dtype;
 use latent_nn::layers::{Embedding, LayerNorm, Linear};
-use latent_nn::ops::AttentionOptions;
-use latent_nn::{Compute, Init, Precision, ops};
+use latent_nn::{Compute, Init, Precision};
 
-use super::config::{ClipTextConfig, HiddenActivation};
+use super::config::ClipTextConfig;
+use super::layers::{ClipLayer, LayerOptions};
 use crate::config::{self, ModelConfig};
 use crate::error::Result;
 use crate::files::FileSource;
@@ -64,7 +64,7 @@ struct AddedVectors {
 
 #[derive(Module, Debug)]
 struct TextEncoder {
-    layers: Vec<TextLayer>,
+    layers: Vec<ClipLayer>,
 }
 
 impl ClipTextModel {
@@ -80,8 +80,16 @@ impl ClipTextModel {
             position_embedding: Embedding::new([config.max_position_embeddings, width], init),
             added: None,
         };
+        let options = LayerOptions {
+            width,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            eps: config.layer_norm_eps,
+            activation: config.hidden_act,
+            causal: true,
+        };
         let layers = (0..config.num_hidden_layers)
-            .map(|_| TextLayer::new(config, init))
+            .map(|_| ClipLayer::new(options, init))
             .collect();
         Ok(Self {
             text_model: TextTransformer {
@@ -281,95 +289,5 @@ impl TextEmbeddings {
         let shape = known.dims();
         let mask = is_added.unsqueeze_dim::<3>(2).expand(shape);
         known.mask_where(mask, extra)
-    }
-}
-
-/// Causal self-attention and a feed-forward, each added to its input.
-#[derive(Module, Debug)]
-struct TextLayer {
-    self_attn: TextAttention,
-    layer_norm1: LayerNorm,
-    mlp: TextMlp,
-    layer_norm2: LayerNorm,
-}
-
-#[derive(Module, Debug)]
-struct TextAttention {
-    k_proj: Linear,
-    v_proj: Linear,
-    q_proj: Linear,
-    out_proj: Linear,
-    #[module(skip)]
-    heads: usize,
-    #[module(skip)]
-    precision: Precision,
-}
-
-#[derive(Module, Debug)]
-struct TextMlp {
-    fc1: Linear,
-    fc2: Linear,
-    #[module(skip)]
-    activation: HiddenActivation,
-}
-
-impl TextLayer {
-    fn new(config: &ClipTextConfig, init: &mut Init) -> Self {
-        let (width, inner, eps) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.layer_norm_eps,
-        );
-        Self {
-            self_attn: TextAttention {
-                k_proj: Linear::new([width, width], init),
-                v_proj: Linear::new([width, width], init),
-                q_proj: Linear::new([width, width], init),
-                out_proj: Linear::new([width, width], init),
-                heads: config.num_attention_heads,
-                precision: init.precision(),
-            },
-            layer_norm1: LayerNorm::new(width, eps, init),
-            mlp: TextMlp {
-                fc1: Linear::new([width, inner], init),
-                fc2: Linear::new([inner, width], init),
-                activation: config.hidden_act,
-            },
-            layer_norm2: LayerNorm::new(width, eps, init),
-        }
-    }
-
-    /// `x [n, l, c]` to the same shape.
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self
-            .self_attn
-            .forward_residual(self.layer_norm1.forward(x.clone()), x);
-        self.mlp
-            .forward_residual(self.layer_norm2.forward(x.clone()), x)
-    }
-}
-
-impl TextAttention {
-    fn forward_residual(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        let options = AttentionOptions {
-            heads: self.heads,
-            causal: true,
-            precision: self.precision,
-        };
-        let queries = self.q_proj.forward(x.clone());
-        let keys = self.k_proj.forward(x.clone());
-        let found = ops::attention(queries, keys, self.v_proj.forward(x), options);
-        self.out_proj.forward_residual(found, residual)
-    }
-}
-
-impl TextMlp {
-    fn forward_residual(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        let x = self.fc1.forward(x);
-        let x = match self.activation {
-            HiddenActivation::QuickGelu => ops::quick_gelu(x),
-            HiddenActivation::Gelu => ops::gelu(x),
-        };
-        self.fc2.forward_residual(x, residual)
     }
 }

@@ -5,15 +5,15 @@ use burn::tensor::Tensor;
 use latent_nn::{Init, ops};
 
 use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig};
-use super::transformer::{KeysValues, Transformer2d, TransformerOptions};
+use super::transformer::{Seen, Transformer2d, TransformerOptions};
 use crate::resample::{Downsample, Upsample};
 use crate::residual::{ResBlock, ResBlockOptions};
 
-/// What a level is told beside the picture: the timestep's embedding `[n, t]` after SiLU, and the text's keys and
-/// values in the order in which attention layers ask for them.
+/// What a level is told beside the picture: the timestep's embedding `[n, t]` after SiLU, and what attention layers see
+/// in the text.
 pub(super) struct Told<'a> {
     pub(super) time: Tensor<2>,
-    pub(super) text: std::slice::Iter<'a, KeysValues>,
+    pub(super) text: Seen<'a>,
 }
 
 /// Keeps what comes to the layer on the way up that takes the skip at a depth.

@@ -179,6 +179,31 @@ impl UNet2dConditionConfig {
         }
     }
 
+    /// Channels of each layer that looks at text: on the way down, in the middle, on the way up.
+    pub(super) fn attention_channels(&self) -> [Vec<usize>; 3] {
+        let channels = &self.block_out_channels;
+        let last = channels.len() - 1;
+        let (mut down, mut mid, mut up) = (Vec::new(), Vec::new(), Vec::new());
+        for (level, kind) in self.down_block_types.iter().enumerate() {
+            if *kind == DownBlockType::CrossAttention {
+                let depth = |block| self.transformer_layers_per_block.at(level, block);
+                let layers = (0..self.layers_per_block).map(depth).sum();
+                down.extend(std::iter::repeat_n(channels[level], layers));
+            }
+        }
+        if self.mid_block_type == Some(MidBlockType::CrossAttention) {
+            let layers = self.transformer_layers_per_block.at(last, 0);
+            mid.extend(std::iter::repeat_n(channels[last], layers));
+        }
+        for (kind, level) in self.up_block_types.iter().zip((0..=last).rev()) {
+            if *kind == UpBlockType::CrossAttention {
+                let layers = (0..=self.layers_per_block).map(|block| self.depth_up(level, block));
+                up.extend(std::iter::repeat_n(channels[level], layers.sum()));
+            }
+        }
+        [down, mid, up]
+    }
+
     /// Width of the timestep's embedding.
     pub(crate) fn time_width(&self) -> usize {
         4 * self.block_out_channels[0]

@@ -4,18 +4,19 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use latent_formats::{Renamed, Weights};
+use latent_formats::Weights;
 use latent_nn::layers::{Conv2d, Sinusoid, TimestepEmbedding, timestep_sinusoid};
-use latent_nn::{Compute, Init, Precision, ops};
+use latent_nn::{Compute, Init, ops};
 
 use super::blocks::{Builder, DownBlock, MidBlock, Told};
+use super::condition::{UNetCondition, host};
 use super::config::UNet2dConditionConfig;
 use super::controlnet_config::ControlNetConfig;
-use super::transformer::KeysValues;
+use super::controlnet_file::in_diffusers_names;
+use super::transformer::{KeysValues, Seen};
 use crate::config::{self, ModelConfig};
 use crate::error::{ModelError, Result};
 use crate::files::FileSource;
-use crate::single_file::{Sizes, replaced};
 use crate::weights;
 
 /// Tells a U-Net what a picture asks for, by what is added to its skips and its middle.
@@ -25,6 +26,8 @@ use crate::weights;
 pub struct ControlNet {
     conv_in: Conv2d,
     time_embedding: TimestepEmbedding,
+    /// Pooled text and sizes of the picture, added to the timestep's.
+    add_embedding: Option<TimestepEmbedding>,
     controlnet_cond_embedding: PictureEmbedding,
     down_blocks: Vec<DownBlock>,
     controlnet_down_blocks: Vec<Conv2d>,
@@ -43,10 +46,12 @@ struct PictureEmbedding {
     conv_out: Conv2d,
 }
 
-/// Text and picture, prepared once for all steps.
+/// Condition and picture, prepared once for all steps.
 #[derive(Clone, Debug)]
 pub struct ControlNetContext {
     text: Vec<KeysValues>,
+    /// Of pooled text and sizes, `[n, t]`; added to the timestep's embedding.
+    added: Option<Tensor<2>>,
     /// `[1 or n, h, w, c]`.
     picture: Tensor<4>,
 }
@@ -149,7 +154,13 @@ impl ControlNet {
         let unet = &config.unet();
         let channels = &config.block_out_channels;
         let conv_in = Conv2d::new([config.in_channels, channels[0]], 3, init);
-        let time_embedding = TimestepEmbedding::new([channels[0], unet.time_width()], init);
+        let time_width = unet.time_width();
+        let time_embedding = TimestepEmbedding::new([channels[0], time_width], init);
+        let added_width = config
+            .addition_embed_type
+            .and(config.projection_class_embeddings_input_dim);
+        let add_embedding =
+            added_width.map(|width| TimestepEmbedding::new([width, time_width], init));
         let controlnet_cond_embedding = PictureEmbedding::new(config, init);
         let mut skips = vec![channels[0]];
         let mut builder = Builder { config: unet, init };
@@ -158,6 +169,7 @@ impl ControlNet {
         Ok(Self {
             conv_in,
             time_embedding,
+            add_embedding,
             controlnet_cond_embedding,
             down_blocks,
             controlnet_down_blocks: skips.into_iter().map(&mut plain).collect(),
@@ -178,12 +190,6 @@ impl ControlNet {
             path: path.to_path_buf(),
             reason,
         };
-        if unet.addition_embed_type.is_some() {
-            return Err(refuse(
-                "was named to steer Stable Diffusion XL, whose ControlNets Latent does not build yet; leave it out, or draw \
-                 with a Stable Diffusion 1.x or 2.x model".into(),
-            ));
-        }
         let (config, weights) = if path.is_dir() {
             let files = FileSource::folder(path);
             let config: ControlNetConfig = config::read(&files)?;
@@ -206,12 +212,18 @@ impl ControlNet {
         weights::fill(model, weights)
     }
 
+    /// Whether it fits the U-Net. One beside an inpainting U-Net sees the noisy latents alone.
     fn steers(&self, unet: &UNet2dConditionConfig) -> bool {
         let own = &self.config;
-        own.block_out_channels == unet.block_out_channels
+        let told = own.addition_embed_type.is_none()
+            || own.addition_embed_type == unet.addition_embed_type
+                && own.projection_class_embeddings_input_dim
+                    == unet.projection_class_embeddings_input_dim
+                && own.addition_time_embed_dim == unet.addition_time_embed_dim;
+        told && own.block_out_channels == unet.block_out_channels
             && own.layers_per_block == unet.layers_per_block
             && own.cross_attention_dim == unet.cross_attention_dim
-            && own.in_channels == unet.in_channels
+            && [unet.in_channels, unet.out_channels].contains(&own.in_channels)
             && own.mid_block_type.is_some() == unet.mid_block_type.is_some()
     }
 
@@ -225,15 +237,31 @@ impl ControlNet {
         self.config.downsampling()
     }
 
-    /// What does not change between steps: the picture `[1 or n, 3, h*f, w*f]` in `[0, 1]`, and text states
-    /// `[n, l, cross_attention_dim]`.
+    /// What does not change between steps: the picture `[1 or n, 3, h*f, w*f]` in `[0, 1]`, and what the U-Net is told;
+    /// `None` if that is no text, which ControlNets look at.
     ///
     /// # Panics
     /// If a width is another.
-    pub fn prepare(&self, picture: Tensor<4>, text: &Tensor<3>) -> ControlNetContext {
+    pub fn prepare(
+        &self,
+        picture: Tensor<4>,
+        condition: &UNetCondition,
+    ) -> Option<ControlNetContext> {
+        let text = condition.text()?;
+        let added = match (condition, &self.add_embedding) {
+            (UNetCondition::TextTime(told), Some(embedding)) => {
+                let sinusoid = Sinusoid {
+                    dim: self.config.addition_time_embed_dim.unwrap_or(0),
+                    ..self.sinusoid()
+                };
+                Some(told.embed(embedding, &sinusoid))
+            }
+            _ => None,
+        };
         let down = self.down_blocks.iter().flat_map(DownBlock::attentions);
         let mid = self.mid_block.iter().flat_map(MidBlock::attentions);
-        ControlNetContext {
+        Some(ControlNetContext {
+            added,
             text: down
                 .chain(mid)
                 .flat_map(|attention| attention.keys_values(text))
@@ -241,10 +269,20 @@ impl ControlNet {
             picture: self
                 .controlnet_cond_embedding
                 .forward(ops::to_nhwc(picture)),
+        })
+    }
+
+    /// How timesteps are spread.
+    fn sinusoid(&self) -> Sinusoid {
+        Sinusoid {
+            dim: self.config.block_out_channels[0],
+            flip_sin_to_cos: self.config.flip_sin_to_cos,
+            freq_shift: self.config.freq_shift,
         }
     }
 
-    /// What to add to the U-Net for `sample [n, c, h, w]` at `timesteps`, one per sample.
+    /// What to add to the U-Net for `sample [n, c, h, w]` at `timesteps`, one per sample. Channels that it does not read
+    /// may follow those it does.
     ///
     /// # Panics
     /// If the shapes do not fit together.
@@ -254,21 +292,17 @@ impl ControlNet {
         timesteps: &[f32],
         context: &ControlNetContext,
     ) -> Residuals {
-        let sinusoid = Sinusoid {
-            dim: self.config.block_out_channels[0],
-            flip_sin_to_cos: self.config.flip_sin_to_cos,
-            freq_shift: self.config.freq_shift,
+        let waves = timestep_sinusoid(timesteps, &self.sinusoid(), &host(&sample.device()));
+        let time = self.time_embedding.forward(waves);
+        let time = match &context.added {
+            Some(added) => time + added.clone(),
+            None => time,
         };
-        let host = Compute {
-            device: sample.device(),
-            // No product is computed here; the layer below has its own precision.
-            precision: Precision::F32,
-        };
-        let time = timestep_sinusoid(timesteps, &sinusoid, &host);
         let mut told = Told {
-            time: ops::silu(self.time_embedding.forward(time)),
-            text: context.text.iter(),
+            time: ops::silu(time),
+            text: Seen::new(&context.text, &[]),
         };
+        let sample = sample.narrow(1, 0, self.config.in_channels);
         let mut x = self.conv_in.forward(ops::to_nhwc(sample)) + context.picture.clone();
         let mut skips = vec![x.clone()];
         for block in &self.down_blocks {
@@ -286,66 +320,4 @@ impl ControlNet {
             mid: self.controlnet_mid_block.forward(x),
         }
     }
-}
-
-/// The authors' name outside the encoder's copy that has no number.
-const MIDDLE: (&str, &str) = ("middle_block_out.0.", "controlnet_mid_block.");
-
-/// The tensors of a file of either layout under diffusers' names.
-///
-/// Source: lllyasviel's `cldm.py`; diffusers' `convert_controlnet_checkpoint` maps the same way.
-fn in_diffusers_names(weights: &Weights) -> std::result::Result<Weights, String> {
-    if weights.contains("controlnet_cond_embedding.conv_in.weight") {
-        return Ok(weights.clone());
-    }
-    if weights.contains("difference") {
-        return Err(
-            "stores differences to its base model, which Latent does not read; fetch the whole ControlNet".into(),
-        );
-    }
-    let bare = |key: &str| key.strip_prefix("control_model.").unwrap_or(key).to_owned();
-    // As the encoder of a checkpoint of one file.
-    let whole = weights.renamed(|key| {
-        vec![Renamed::whole(format!(
-            "model.diffusion_model.{}",
-            bare(key)
-        ))]
-    });
-    let last_hint = (0..)
-        .step_by(2)
-        .take_while(|number| {
-            whole.contains(&format!(
-                "model.diffusion_model.input_hint_block.{number}.weight"
-            ))
-        })
-        .last();
-    let Some(last_hint) = last_hint else {
-        return Err("is no ControlNet; needed is a folder or file of a `ControlNetModel`, or a file with `control_model.`".into());
-    };
-    let sizes = Sizes::of(&whole);
-    Ok(weights.renamed(|key| {
-        let name = bare(key);
-        let renamed = hint(&name, last_hint)
-            .or_else(|| replaced(&name, &[MIDDLE]))
-            .or_else(|| zero_conv(&name))
-            .or_else(|| sizes.diffusers_name("unet", &format!("model.diffusion_model.{name}")));
-        renamed.map(Renamed::whole).into_iter().collect()
-    }))
-}
-
-/// The picture's convolutions are counted with the SiLUs between them.
-fn hint(name: &str, last: usize) -> Option<String> {
-    let (number, kind) = name.strip_prefix("input_hint_block.")?.split_once('.')?;
-    let number: usize = number.parse().ok()?;
-    Some(match number {
-        0 => format!("controlnet_cond_embedding.conv_in.{kind}"),
-        _ if number == last => format!("controlnet_cond_embedding.conv_out.{kind}"),
-        _ => format!("controlnet_cond_embedding.blocks.{}.{kind}", number / 2 - 1),
-    })
-}
-
-fn zero_conv(name: &str) -> Option<String> {
-    let (number, rest) = name.strip_prefix("zero_convs.")?.split_once('.')?;
-    let kind = rest.strip_prefix("0.")?;
-    Some(format!("controlnet_down_blocks.{number}.{kind}"))
 }

@@ -3,7 +3,7 @@
 use latent_formats::Weights;
 use serde::{Deserialize, Serialize};
 
-use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig};
+use super::config::{AdditionEmbedType, DownBlockType, MidBlockType, UNet2dConditionConfig};
 use crate::config::{Counts, Depths, Fault, ModelConfig, need, need_sizes};
 
 /// `config.json` of a `ControlNetModel`; absent keys have diffusers' defaults.
@@ -42,6 +42,15 @@ pub struct ControlNetConfig {
     pub attention_head_dim: Counts,
     /// The transformers' first and last layers are stored as linear layers.
     pub use_linear_projection: bool,
+    /// What else is added to the timestep's embedding, as in the U-Net's config.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addition_embed_type: Option<AdditionEmbedType>,
+    /// Width of the sinusoids of each added number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addition_time_embed_dim: Option<usize>,
+    /// Width of the pooled text and the sinusoids of all added numbers together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection_class_embeddings_input_dim: Option<usize>,
 }
 
 impl Default for ControlNetConfig {
@@ -69,27 +78,46 @@ impl ControlNetConfig {
             transformer_layers_per_block: unet.transformer_layers_per_block.clone(),
             attention_head_dim: unet.attention_head_dim.clone(),
             use_linear_projection: unet.use_linear_projection,
+            addition_embed_type: unet.addition_embed_type,
+            addition_time_embed_dim: unet.addition_time_embed_dim,
+            projection_class_embeddings_input_dim: unet.projection_class_embeddings_input_dim,
         }
     }
 
-    /// [`ControlNetConfig::beside`] with the widths of the picture's way as the tensors of a file have them, which
-    /// are under diffusers' names.
+    /// [`ControlNetConfig::beside`] with what the tensors of a file tell, which are under diffusers' names: the widths of
+    /// the picture's way, the levels that look at text, the channels and the text that are read, and whether something
+    /// is added to the timestep.
     pub(crate) fn of_file(unet: &UNet2dConditionConfig, weights: &Weights) -> Self {
-        let width = |name: String, axis: usize| weights.describe(&name)?.1.get(axis).copied();
-        let mut channels: Vec<usize> = width("controlnet_cond_embedding.conv_in.weight".into(), 0)
-            .into_iter()
-            .collect();
+        let width = |name: &str, axis: usize| weights.describe(name)?.1.get(axis).copied();
+        let has = |start: &str| weights.names().any(|name| name.starts_with(start));
+        let mut config = Self::beside(unet);
+        let first = width("controlnet_cond_embedding.conv_in.weight", 0);
         // Every second convolution widens.
         let wider = |index: usize| {
-            width(
-                format!("controlnet_cond_embedding.blocks.{}.weight", 2 * index + 1),
-                0,
-            )
+            let name = format!("controlnet_cond_embedding.blocks.{}.weight", 2 * index + 1);
+            width(&name, 0)
         };
-        channels.extend((0..).map_while(wider));
-        let mut config = Self::beside(unet);
-        if !channels.is_empty() {
-            config.conditioning_embedding_out_channels = channels;
+        if let Some(first) = first {
+            let channels = std::iter::once(first).chain((0..).map_while(wider));
+            config.conditioning_embedding_out_channels = channels.collect();
+        }
+        config.in_channels = width("conv_in.weight", 1).unwrap_or(config.in_channels);
+        let keys = weights
+            .names()
+            .find(|name| name.ends_with(".attn2.to_k.weight"));
+        let read = keys.and_then(|name| width(name, 1));
+        config.cross_attention_dim = read.unwrap_or(config.cross_attention_dim);
+        for (level, kind) in config.down_block_types.iter_mut().enumerate() {
+            *kind = match has(&format!("down_blocks.{level}.attentions.")) {
+                true => DownBlockType::CrossAttention,
+                false => DownBlockType::Plain,
+            };
+        }
+        if !has("mid_block.attentions.") {
+            config.mid_block_type = has("mid_block.").then_some(MidBlockType::Plain);
+        }
+        if !has("add_embedding.") {
+            config.addition_embed_type = None;
         }
         config
     }
@@ -111,6 +139,9 @@ impl ControlNetConfig {
             transformer_layers_per_block: self.transformer_layers_per_block.clone(),
             attention_head_dim: self.attention_head_dim.clone(),
             use_linear_projection: self.use_linear_projection,
+            addition_embed_type: self.addition_embed_type,
+            addition_time_embed_dim: self.addition_time_embed_dim,
+            projection_class_embeddings_input_dim: self.projection_class_embeddings_input_dim,
             ..UNet2dConditionConfig::default()
         }
     }
@@ -126,7 +157,6 @@ impl ModelConfig for ControlNetConfig {
     const IDENTITY: &'static [(&'static str, &'static str)] = &[("_class_name", Self::CLASS)];
     const FIXED: &'static [(&'static str, &'static [&'static str])] = &[
         ("act_fn", &["\"silu\"", "\"swish\""]),
-        ("addition_embed_type", &["null"]),
         ("class_embed_type", &["null"]),
         ("controlnet_conditioning_channel_order", &["\"rgb\""]),
         ("downsample_padding", &["1"]),
@@ -143,8 +173,6 @@ impl ModelConfig for ControlNetConfig {
         "_diffusers_version",
         "_name_or_path",
         "addition_embed_type_num_heads",
-        "addition_time_embed_dim",
-        "projection_class_embeddings_input_dim",
         "upcast_attention",
     ];
 

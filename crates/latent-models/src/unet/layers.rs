@@ -4,9 +4,8 @@ use burn::tensor::Tensor;
 use latent_nn::ops;
 
 use super::blocks::{DownBlock, Kept, MidBlock, Told, UpBlock};
-use super::controlnet::Residuals;
-use super::model::{Context, UNet2dCondition};
-use super::transformer::Transformer2d;
+use super::model::{Context, Leading, UNet2dCondition};
+use super::transformer::{Seen, Transformer2d};
 use crate::error::{ModelError, Result};
 
 /// What people call the places of levels, and what files call them.
@@ -105,11 +104,11 @@ impl UNet2dCondition {
         &self,
         (sample, timesteps): (Tensor<4>, &[f32]),
         context: &Context,
-        residuals: Option<&Residuals>,
+        leading: Leading<'_>,
         branch: usize,
     ) -> (Tensor<4>, DeepFeatures) {
         let mut kept = Kept::at(branch + 1);
-        let parts = (context, residuals, &mut kept);
+        let parts = (context, leading, &mut kept);
         let waves = self.waves_of(timesteps, &sample);
         let output = self.run((sample, waves), parts, &mut |_, _| ());
         let found = kept.found.expect("`branch` is below `branches`");
@@ -124,12 +123,12 @@ impl UNet2dCondition {
         &self,
         (sample, timesteps): (Tensor<4>, &[f32]),
         context: &Context,
-        residuals: Option<&Residuals>,
+        leading: Leading<'_>,
         deep: &DeepFeatures,
     ) -> Tensor<4> {
         let mut told = Told {
             time: ops::silu(self.embed_time(self.waves_of(timesteps, &sample), context)),
-            text: context.text.iter(),
+            text: Seen::new(&context.text, leading.pictures),
         };
         let depth = deep.branch + 1;
         let mut x = self.conv_in.forward(ops::to_nhwc(sample));
@@ -140,7 +139,10 @@ impl UNet2dCondition {
             }
             x = block.forward(x, &mut told, (&mut skips, depth));
         }
-        for (skip, residual) in skips.iter_mut().zip(residuals.iter().flat_map(|r| &r.down)) {
+        for (skip, residual) in skips
+            .iter_mut()
+            .zip(leading.residuals.iter().flat_map(|r| &r.down))
+        {
             *skip = ops::add(skip.clone(), residual.clone());
         }
         // The layers of the way up before the one that takes the deepest skip are left out.

@@ -3,17 +3,19 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Tensor;
 use latent_formats::Dtype;
 use latent_nn::layers::{
     Conv2d, Embedding, GroupNorm, Sinusoid, TimestepEmbedding, sinusoid_values, timestep_sinusoid,
 };
-use latent_nn::{Compute, Init, Precision, ops};
+use latent_nn::{Compute, Init, ops};
 
 use super::blocks::{Builder, DownBlock, Kept, MidBlock, Told, UpBlock};
+use super::condition::{UNetCondition, host};
 use super::config::{UNet2dConditionConfig, UpBlockType};
 use super::controlnet::Residuals;
-use super::transformer::KeysValues;
+use super::ip_adapter::IpAdapter;
+use super::transformer::{KeysValues, Seen};
 use crate::config::{self, ModelConfig};
 use crate::error::Result;
 use crate::files::FileSource;
@@ -39,35 +41,6 @@ pub struct UNet2dCondition {
     config: UNet2dConditionConfig,
 }
 
-/// What the U-Net is told of the picture.
-#[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one value a run, which holds handles of tensors"
-)]
-pub enum UNetCondition {
-    /// Text states `[n, l, cross_attention_dim]`.
-    Text(Tensor<3>),
-    /// Text states with what `addition_embed_type: text_time` asks for.
-    TextTime(TextTime),
-    /// Class labels `[n, 1]`, below `num_class_embeds`.
-    Class(Tensor<2, Int>),
-    /// Nothing.
-    None,
-}
-
-/// What Stable Diffusion XL's U-Net is told.
-#[derive(Clone, Debug)]
-pub struct TextTime {
-    /// Text states `[n, l, cross_attention_dim]`.
-    pub text: Tensor<3>,
-    /// The pooled text `[n, p]`.
-    pub pooled: Tensor<2>,
-    /// Sizes of the picture `[n, k]`, row after row; `p + k * addition_time_embed_dim` is
-    /// `projection_class_embeddings_input_dim`.
-    pub numbers: Vec<f32>,
-}
-
 /// A condition, prepared once for all steps: the text's keys and values of each attention layer, and what is added to
 /// the timestep.
 #[derive(Clone, Debug)]
@@ -77,6 +50,35 @@ pub struct Context {
     added: Option<Tensor<2>>,
     /// Of the strength of guidance, `[n, c]`; added to the timestep's sinusoids.
     guidance: Option<Tensor<2>>,
+}
+
+/// What leads a U-Net beside its condition, at one evaluation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leading<'a> {
+    /// What ControlNets add to its skips and its middle.
+    pub residuals: Option<&'a Residuals>,
+    /// Shares of what it sees in the pictures of its context, an adapter after the other; 0 for one that rests.
+    pub pictures: &'a [f32],
+}
+
+impl Context {
+    /// This context with the tokens `[n, l, cross_attention_dim]` that `adapter` made of a picture; see
+    /// [`Leading::pictures`].
+    ///
+    /// # Panics
+    /// If the adapter is for another U-Net.
+    #[must_use]
+    pub fn with_picture(mut self, adapter: &IpAdapter, tokens: &Tensor<3>) -> Self {
+        assert_eq!(
+            self.text.len(),
+            adapter.layers(),
+            "layers that look at text"
+        );
+        for (text, seen) in self.text.iter_mut().zip(adapter.keys_values(tokens)) {
+            text.add_picture(seen);
+        }
+        self
+    }
 }
 
 impl UNet2dCondition {
@@ -224,11 +226,7 @@ impl UNet2dCondition {
                     dim: self.config.addition_time_embed_dim.unwrap_or(0),
                     ..self.sinusoid()
                 };
-                let compute = host(&told.pooled.device());
-                let numbers = timestep_sinusoid(&told.numbers, &sinusoid, &compute);
-                let width = told.numbers.len() / batch * sinusoid.dim;
-                let numbers = numbers.reshape([batch, width]);
-                Some(embedding.forward(Tensor::cat(vec![told.pooled.clone(), numbers], 1)))
+                Some(told.embed(embedding, &sinusoid))
             }
             (UNetCondition::Text(_) | UNetCondition::None, _, None) => None,
             _ => panic!("the condition is of another kind than this U-Net's config"),
@@ -289,7 +287,7 @@ impl UNet2dCondition {
         condition: UNetCondition,
     ) -> Tensor<4> {
         let context = self.prepare(condition, sample.dims()[0]);
-        let parts = (&context, None, &mut Kept::nothing());
+        let parts = (&context, Leading::default(), &mut Kept::nothing());
         self.run((sample, waves), parts, &mut |_, _| ())
     }
 
@@ -319,11 +317,11 @@ impl UNet2dCondition {
         watch: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Tensor<4> {
         let waves = self.waves_of(timesteps, &sample);
-        let parts = (context, None, &mut Kept::nothing());
+        let parts = (context, Leading::default(), &mut Kept::nothing());
         self.run((sample, waves), parts, watch)
     }
 
-    /// [`UNet2dCondition::forward_prepared`] with what ControlNets add to its skips and its middle.
+    /// [`UNet2dCondition::forward_prepared`] led by pictures.
     ///
     /// # Panics
     /// If the shapes do not fit together.
@@ -332,22 +330,22 @@ impl UNet2dCondition {
         sample: Tensor<4>,
         timesteps: &[f32],
         context: &Context,
-        residuals: Option<&Residuals>,
+        leading: Leading<'_>,
     ) -> Tensor<4> {
         let waves = self.waves_of(timesteps, &sample);
-        let parts = (context, residuals, &mut Kept::nothing());
+        let parts = (context, leading, &mut Kept::nothing());
         self.run((sample, waves), parts, &mut |_, _| ())
     }
 
     pub(super) fn run(
         &self,
         (sample, waves): (Tensor<4>, Tensor<2>),
-        (context, residuals, kept): (&Context, Option<&Residuals>, &mut Kept),
+        (context, leading, kept): (&Context, Leading<'_>, &mut Kept),
         watch: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Tensor<4> {
         let mut told = Told {
             time: ops::silu(self.embed_time(waves, context)),
-            text: context.text.iter(),
+            text: Seen::new(&context.text, leading.pictures),
         };
         let mut x = self.conv_in.forward(ops::to_nhwc(sample));
         watch("conv_in", &x);
@@ -360,7 +358,7 @@ impl UNet2dCondition {
             x = block.forward(x, &mut told);
             watch("mid_block", &x);
         }
-        if let Some(residuals) = residuals {
+        if let Some(residuals) = leading.residuals {
             x = ops::add(x, residuals.mid.clone());
             for (skip, residual) in skips.iter_mut().zip(&residuals.down) {
                 *skip = ops::add(skip.clone(), residual.clone());
@@ -397,13 +395,5 @@ impl UNet2dCondition {
             flip_sin_to_cos: self.config.flip_sin_to_cos,
             freq_shift: self.config.freq_shift,
         }
-    }
-}
-
-/// Where sinusoids go. No product is computed of them here; layers have their own precision.
-fn host(device: &Device) -> Compute {
-    Compute {
-        device: device.clone(),
-        precision: Precision::F32,
     }
 }

@@ -22,13 +22,48 @@ pub(super) struct TransformerOptions {
     pub(super) groups: usize,
 }
 
-/// What a transformer layer is told: keys and values `[n, l, c]` of the text, for its attention.
+/// Keys and values `[n, l, c]` of what one attention layer looks at.
 #[derive(Clone, Debug)]
 pub(super) struct KeysValues {
     keys: Tensor<3>,
     values: Tensor<3>,
+    /// Of pictures beside the text, one an adapter.
+    pictures: Vec<KeysValues>,
     /// Rows at the end of the batch whose positions look at nothing but themselves in this layer's self-attention.
     pub(super) perturbed: usize,
+}
+
+impl KeysValues {
+    /// Of the keys and values of one thing.
+    pub(super) fn new(keys: Tensor<3>, values: Tensor<3>) -> Self {
+        Self {
+            keys,
+            values,
+            pictures: Vec::new(),
+            perturbed: 0,
+        }
+    }
+
+    /// Has the layer look at a picture as well.
+    pub(super) fn add_picture(&mut self, picture: Self) {
+        self.pictures.push(picture);
+    }
+}
+
+/// What attention layers see in the text and the pictures beside it, in the order in which they ask for it.
+pub(super) struct Seen<'a> {
+    layers: std::slice::Iter<'a, KeysValues>,
+    /// Shares of the pictures, one an adapter.
+    shares: &'a [f32],
+}
+
+impl<'a> Seen<'a> {
+    pub(super) fn new(layers: &'a [KeysValues], shares: &'a [f32]) -> Self {
+        Self {
+            layers: layers.iter(),
+            shares,
+        }
+    }
 }
 
 /// Transformer layers over the positions of a picture, plus the input.
@@ -73,17 +108,13 @@ impl Transformer2d {
             .map(|block| block.attn2.keys_values(text.clone()))
     }
 
-    /// `x [n, h, w, c]` to the same shape; takes from `text` what [`Transformer2d::keys_values`] gave.
-    pub(super) fn forward<'a>(
-        &self,
-        x: Tensor<4>,
-        text: &mut impl Iterator<Item = &'a KeysValues>,
-    ) -> Tensor<4> {
+    /// `x [n, h, w, c]` to the same shape; takes from `seen` what [`Transformer2d::keys_values`] gave.
+    pub(super) fn forward(&self, x: Tensor<4>, seen: &mut Seen<'_>) -> Tensor<4> {
         let [n, h, w, c] = x.dims();
         let positions = self.proj_in.forward(self.norm.forward(x.clone()));
         let mut positions = positions.reshape([n, h * w, c]);
-        for (block, text) in self.transformer_blocks.iter().zip(text) {
-            positions = block.forward(positions, text);
+        for (block, text) in self.transformer_blocks.iter().zip(&mut seen.layers) {
+            positions = block.forward(positions, (text, seen.shares));
         }
         self.proj_out
             .forward_residual(positions.reshape([n, h, w, c]), x)
@@ -119,12 +150,12 @@ impl TransformerBlock {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, text: &KeysValues) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, text: (&KeysValues, &[f32])) -> Tensor<3> {
         let normed = self.norm1.forward(x.clone());
-        let x = match text.perturbed {
+        let x = match text.0.perturbed {
             0 => {
                 let own = self.attn1.keys_values(normed.clone());
-                self.attn1.forward_residual(normed, &own, x)
+                self.attn1.forward_residual(normed, (&own, &[]), x)
             }
             perturbed => self.attn1.forward_perturbed(normed, perturbed, x),
         };
@@ -162,15 +193,28 @@ impl Attention {
     }
 
     fn keys_values(&self, seen: Tensor<3>) -> KeysValues {
-        KeysValues {
-            keys: self.to_k.forward(seen.clone()),
-            values: self.to_v.forward(seen),
-            perturbed: 0,
-        }
+        KeysValues::new(self.to_k.forward(seen.clone()), self.to_v.forward(seen))
     }
 
-    fn forward_residual(&self, x: Tensor<3>, seen: &KeysValues, residual: Tensor<3>) -> Tensor<3> {
-        let found = self.look(self.to_q.forward(x), seen.keys.clone(), seen.values.clone());
+    /// What it finds in `seen` and, by their shares, in the pictures beside it is summed before the last layer.
+    ///
+    /// Source: Ye et al. 2023 (arXiv:2308.06721), Eq. 5, of pictures.
+    fn forward_residual(
+        &self,
+        x: Tensor<3>,
+        (seen, shares): (&KeysValues, &[f32]),
+        residual: Tensor<3>,
+    ) -> Tensor<3> {
+        let queries = self.to_q.forward(x);
+        let find =
+            |seen: &KeysValues| self.look(queries.clone(), seen.keys.clone(), seen.values.clone());
+        let pictures = seen.pictures.iter().zip(shares);
+        let found = pictures
+            .filter(|(_, share)| **share != 0.0)
+            .fold(find(seen), |found, (picture, &share)| {
+                ops::add(found, find(picture) * share)
+            });
+        drop(queries);
         self.to_out[0].forward_residual(found, residual)
     }
 

@@ -444,12 +444,20 @@ impl Reader {
                 "text_encoder" => self
                     .recipe
                     .wants(format!("the text encoder `{rest}`"), "text-encoder"),
+                "text_encoder_2" => self.recipe.wants(
+                    format!("the second text encoder `{rest}`"),
+                    "text-encoder-2",
+                ),
                 "taesd" => self
                     .recipe
                     .wants(format!("the tiny autoencoder `{rest}`"), "taesd"),
                 "control" => self.recipe.wants(
                     format!("the ControlNet `{rest}` and its picture"),
                     "control",
+                ),
+                "ip-adapter" => self.recipe.wants(
+                    format!("the IP-Adapter `{rest}` and its picture"),
+                    "ip-adapter",
                 ),
                 "moving" => self
                     .recipe
