@@ -3,10 +3,13 @@
 mod delta;
 mod embedding;
 mod kind;
+pub(crate) mod layers;
 mod lora;
 mod names;
 mod parts;
+mod train;
 
 pub use embedding::Embedding;
 pub use kind::{FileKind, recognise};
 pub use lora::{Lora, LoraReport, Strength};
+pub use train::{LayerKind, LoraDialect, LoraFiles, LoraLayer};

@@ -10,6 +10,7 @@ use latent_nn::ops::AttentionOptions;
 use latent_nn::{Compute, Init, Precision, ops};
 
 use super::config::{ClipTextConfig, HiddenActivation};
+use crate::adapters::layers::layers;
 use crate::config::{self, ModelConfig};
 use crate::error::Result;
 use crate::files::FileSource;
@@ -66,6 +67,10 @@ struct AddedVectors {
 struct TextEncoder {
     layers: Vec<TextLayer>,
 }
+
+layers!(ClipTextModel { text_model });
+layers!(TextTransformer { encoder });
+layers!(TextEncoder { layers });
 
 impl ClipTextModel {
     /// An encoder with new weights.
@@ -310,6 +315,15 @@ struct TextMlp {
     #[module(skip)]
     activation: HiddenActivation,
 }
+
+layers!(TextLayer { self_attn, mlp });
+layers!(TextAttention {
+    k_proj,
+    v_proj,
+    q_proj,
+    out_proj
+});
+layers!(TextMlp { fc1, fc2 });
 
 impl TextLayer {
     fn new(config: &ClipTextConfig, init: &mut Init) -> Self {

@@ -6,6 +6,7 @@ use latent_nn::{Init, ops};
 
 use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig};
 use super::transformer::{KeysValues, Transformer2d, TransformerOptions};
+use crate::adapters::layers::layers;
 use crate::resample::{Downsample, Upsample};
 use crate::residual::{ResBlock, ResBlockOptions};
 
@@ -70,6 +71,12 @@ pub(super) struct DownBlock {
     /// One, or none on the last level.
     downsamplers: Vec<Downsample>,
 }
+
+layers!(DownBlock {
+    resnets,
+    attentions,
+    downsamplers
+});
 
 impl DownBlock {
     /// `channels_in` from the level before; appends the channels of each skip to `skips`.
@@ -141,6 +148,11 @@ pub(super) struct MidBlock {
     resnets: Vec<ResBlock>,
 }
 
+layers!(MidBlock {
+    attentions,
+    resnets
+});
+
 impl MidBlock {
     pub(super) fn new(attends: bool, builder: &mut Builder<'_>) -> Self {
         let last = builder.config.block_out_channels.len() - 1;
@@ -185,6 +197,12 @@ pub(super) struct UpBlock {
     /// One, or none on the last level.
     upsamplers: Vec<Upsample>,
 }
+
+layers!(UpBlock {
+    resnets,
+    attentions,
+    upsamplers
+});
 
 impl UpBlock {
     /// `level` counts from the largest picture; takes the channels of its skips from `skips`.

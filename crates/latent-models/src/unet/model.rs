@@ -14,6 +14,7 @@ use super::blocks::{Builder, DownBlock, MidBlock, Told, UpBlock};
 use super::config::{UNet2dConditionConfig, UpBlockType};
 use super::controlnet::Residuals;
 use super::transformer::KeysValues;
+use crate::adapters::layers::layers;
 use crate::config::{self, ModelConfig};
 use crate::error::Result;
 use crate::files::FileSource;
@@ -78,6 +79,12 @@ pub struct Context {
     /// Of the strength of guidance, `[n, c]`; added to the timestep's sinusoids.
     guidance: Option<Tensor<2>>,
 }
+
+layers!(UNet2dCondition {
+    down_blocks,
+    mid_block,
+    up_blocks
+});
 
 impl UNet2dCondition {
     /// A network with new weights.

@@ -6,6 +6,8 @@ use latent_nn::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 use latent_nn::ops::AttentionOptions;
 use latent_nn::{Init, Precision, ops};
 
+use crate::adapters::layers::layers;
+
 /// Added to the variance in the norm before a transformer; residual blocks have another.
 const GROUP_NORM_EPS: f64 = 1e-6;
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -38,6 +40,12 @@ pub(super) struct Transformer2d {
     transformer_blocks: Vec<TransformerBlock>,
     proj_out: Conv2d,
 }
+
+layers!(Transformer2d {
+    proj_in,
+    transformer_blocks,
+    proj_out
+});
 
 impl Transformer2d {
     pub(super) fn new(options: TransformerOptions, init: &mut Init) -> Self {
@@ -92,6 +100,8 @@ struct TransformerBlock {
     ff: FeedForward,
 }
 
+layers!(TransformerBlock { attn1, attn2, ff });
+
 impl TransformerBlock {
     fn new(options: TransformerOptions, init: &mut Init) -> Self {
         let TransformerOptions {
@@ -134,6 +144,13 @@ struct Attention {
     precision: Precision,
 }
 
+layers!(Attention {
+    to_q,
+    to_k,
+    to_v,
+    to_out
+});
+
 impl Attention {
     /// Channels of the queries, and of what keys and values are made of.
     fn new([channels, seen]: [usize; 2], heads: usize, init: &mut Init) -> Self {
@@ -170,6 +187,8 @@ struct FeedForward {
     proj: Linear,
     out: Linear,
 }
+
+layers!(FeedForward { proj, out });
 
 impl FeedForward {
     fn new(channels: usize, init: &mut Init) -> Self {

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use latent_kernels as kernels;
 
 use super::gradients::Grads;
-use super::optimizer::{Memory, Update, tracking};
+use super::optimizer::{Memory, Rates, Update, tracking};
 use super::stack::Turns;
 use crate::ops::{column_sums, part};
 use crate::parameters::{Path, visit_parameters};
@@ -28,6 +28,8 @@ pub(super) struct Flat {
     square: Tensor<1>,
     matrices: Joined,
     turns: Option<Turns>,
+    /// What the learning rate of each vector and matrix is multiplied with, where some have rates of their own.
+    rates: Option<[Tensor<1>; 2]>,
 }
 
 /// Parameters behind one another, each from a multiple of [`ALIGNED`] on, and zeros between and behind them.
@@ -162,6 +164,35 @@ impl Flat {
             square,
             matrices,
             turns,
+            rates: None,
+        }
+    }
+
+    /// The same with learning rates of their own for some parameters.
+    pub(super) fn with_rates(mut self, rates: &Rates) -> Self {
+        if !rates.are_equal() {
+            let device = self.square.device();
+            self.rates = Some([false, true].map(|turned| {
+                let total = self.joined(turned).total;
+                let mut factors = vec![1.0; total];
+                for part in self.parts.iter().filter(|part| part.turned == turned) {
+                    factors[part.range.clone()].fill(rates.of(&part.path));
+                }
+                upload(factors, &device)
+            }));
+        }
+        self
+    }
+
+    /// `weights` shrunk by a share and moved against `change`, both times what their learning rates are multiplied with.
+    fn moved(&self, turned: bool, shrink: f64, change: Tensor<1>) -> Tensor<1> {
+        let weights = self.joined(turned).weights.clone();
+        match &self.rates {
+            None => weights * (1.0 - shrink) - change,
+            Some(rates) => {
+                let change = weights.clone() * shrink + change;
+                weights - change * rates[usize::from(turned)].clone()
+            }
         }
     }
 
@@ -208,10 +239,10 @@ impl Flat {
         let gradient = gradients.matrices * update.grad_scale;
         matrices.mean = matrices.mean.clone() * muon.momentum + gradient.clone();
         let ahead = matrices.mean.clone() * muon.momentum + gradient;
-        let kept = 1.0 - f64::from(muon.lr) * f64::from(muon.weight_decay);
+        let shrink = f64::from(muon.lr) * f64::from(muon.weight_decay);
         let direction = turns.directions(ahead) * muon.lr;
-        matrices.weights = matrices.weights.clone() * kept - direction;
-        matrices.average(update.average_decay);
+        self.matrices.weights = self.moved(true, shrink, direction);
+        self.matrices.average(update.average_decay);
     }
 
     /// Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2.
@@ -232,9 +263,10 @@ impl Flat {
             |beta: f32| 1.0 - f64::from(beta).powi(i32::try_from(step).unwrap_or(i32::MAX));
         let deviation = self.square.clone().sqrt() / correction(beta2).sqrt() + eps;
         let size = f64::from(lr) / correction(beta1);
-        let kept = 1.0 - f64::from(lr) * f64::from(weight_decay);
-        vectors.weights = vectors.weights.clone() * kept - vectors.mean.clone() / deviation * size;
-        vectors.average(update.average_decay);
+        let shrink = f64::from(lr) * f64::from(weight_decay);
+        let change = vectors.mean.clone() / deviation * size;
+        self.vectors.weights = self.moved(false, shrink, change);
+        self.vectors.average(update.average_decay);
     }
 
     /// `module` with the weights of now.
@@ -257,7 +289,7 @@ impl Flat {
                     return param;
                 };
                 let found = &parts[place];
-                let weights = &self.flat.joined(found).weights;
+                let weights = &self.flat.joined(found.turned).weights;
                 param.map(|tensor| {
                     let shape = tensor.dims();
                     let values = part(weights.clone(), found.range.start, found.range.end);
@@ -271,8 +303,8 @@ impl Flat {
         })
     }
 
-    fn joined(&self, part: &Part) -> &Joined {
-        if part.turned {
+    fn joined(&self, turned: bool) -> &Joined {
+        if turned {
             &self.matrices
         } else {
             &self.vectors
@@ -364,10 +396,13 @@ mod tests {
             weight_decay: 0.1,
             ..AdamW::default()
         };
-        let mut optimizer = Optimizer::new(settings, true);
+        // The bias learns at a rate of its own.
+        let rates = Rates(vec![("bias".to_owned(), 0.25)]);
+        let mut optimizer = Optimizer::new(settings, true).with_rates(rates.clone());
         let ((mut apart, compute), (mut joined, _)) = (layer(), layer());
         let first = gradients(&joined, &compute, 1);
-        let mut flat = Flat::new(&joined, &first, &BTreeMap::new(), true, |_, _| false);
+        let flat = Flat::new(&joined, &first, &BTreeMap::new(), true, |_, _| false);
+        let mut flat = flat.with_rates(&rates);
         for step in 1..=5 {
             let how = Step {
                 lr: 0.01,

@@ -68,6 +68,25 @@ impl Muon {
     }
 }
 
+/// Learning rates of their own: paths that begin with a name take so many times the step's rate; others take the step's.
+///
+/// They are torch's parameter groups.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rates(pub Vec<(String, f32)>);
+
+impl Rates {
+    /// What the rate of this parameter is multiplied with.
+    pub(super) fn of(&self, path: &str) -> f32 {
+        let own = self.0.iter().find(|(start, _)| path.starts_with(start));
+        own.map_or(1.0, |(_, factor)| *factor)
+    }
+
+    /// Whether all parameters take the step's.
+    pub(super) fn are_equal(&self) -> bool {
+        self.0.iter().all(|(_, factor)| *factor == 1.0)
+    }
+}
+
 /// What changes from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
@@ -120,6 +139,7 @@ pub(super) struct Memory {
 pub struct Optimizer {
     settings: AdamW,
     muon: Option<Muon>,
+    rates: Rates,
     averages: bool,
     step: u64,
     memory: BTreeMap<String, Memory>,
@@ -133,6 +153,7 @@ impl Optimizer {
         Self {
             settings,
             muon: None,
+            rates: Rates::default(),
             averages,
             step: 0,
             memory: BTreeMap::new(),
@@ -144,6 +165,13 @@ impl Optimizer {
     #[must_use]
     pub fn with_muon(mut self, muon: Option<Muon>) -> Self {
         self.muon = muon;
+        self
+    }
+
+    /// The same with learning rates of their own for some parameters.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Rates) -> Self {
+        self.rates = rates;
         self
     }
 
@@ -229,6 +257,7 @@ impl Optimizer {
             grads,
             directions,
             memory: &mut self.memory,
+            rates: &self.rates,
             update,
         })
     }
@@ -270,7 +299,7 @@ impl Optimizer {
         }
         let turns = self.muon.is_some();
         let turned = |path: &str, shape: &[usize]| turns && Muon::moves(path, shape);
-        Flat::new(module, grads, &self.memory, self.averages, turned)
+        Flat::new(module, grads, &self.memory, self.averages, turned).with_rates(&self.rates)
     }
 
     /// What is remembered, wherever it lies.
@@ -407,6 +436,7 @@ fn saved_values(
 }
 
 /// One step's rule and factors.
+#[derive(Clone)]
 pub(super) struct Update {
     pub(super) rule: kernels::AdamW,
     /// For the matrices, where it is used.
@@ -422,6 +452,7 @@ struct Mapper<'a> {
     /// Of the matrices that [`Muon`] moves; their gradients are spent.
     directions: HashMap<String, Vec<f32>>,
     memory: &'a mut BTreeMap<String, Memory>,
+    rates: &'a Rates,
     update: Update,
 }
 
@@ -447,7 +478,8 @@ impl ModuleMapper for Mapper<'_> {
         if self.update.average_decay.is_some() && memory.average.is_none() {
             memory.average = Some(to_host(param.val()).0);
         }
-        param.map(|tensor| self.update.apply(tensor, step, memory))
+        let update = self.update.at(self.rates.of(&path));
+        param.map(|tensor| update.apply(tensor, step, memory))
     }
 }
 
@@ -474,6 +506,16 @@ impl Memory {
 }
 
 impl Update {
+    /// The update of a parameter whose learning rate is `factor` times the step's.
+    fn at(&self, factor: f32) -> Self {
+        let mut update = self.clone();
+        update.rule.lr *= factor;
+        if let Some(muon) = &mut update.muon {
+            muon.lr *= factor;
+        }
+        update
+    }
+
     /// The updated tensor, with the gradient requirement of `tensor`.
     fn apply<const D: usize>(
         &self,
