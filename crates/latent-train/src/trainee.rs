@@ -1,7 +1,7 @@
 //! A model being trained: its weights, its optimiser, their average.
 
 use burn::module::Module;
-use latent_nn::training::{Grads, Optimizer, OptimizerState, Step, StepReport};
+use latent_nn::training::{Grads, Optimizer, OptimizerState, Rates, Step, StepReport};
 use latent_nn::{Exported, export_parameters, load_parameters, named_parameters};
 
 use crate::checkpoint::Saved;
@@ -15,6 +15,7 @@ pub(crate) struct Trainee<M> {
     model: Option<M>,
     optimizer: Optimizer,
     settings: Optimization,
+    rates: Rates,
     /// Updates of the whole run, which the learning rate's decay needs.
     steps: u64,
     averages: bool,
@@ -32,11 +33,18 @@ impl<M: Module> Trainee<M> {
         Self {
             name,
             model: Some(model),
-            optimizer: Optimizer::new(settings.adamw(), averages).with_muon(settings.muon()),
+            optimizer: optimizer(settings, averages),
             settings: settings.clone(),
+            rates: Rates::default(),
             steps,
             averages,
         }
+    }
+
+    /// The same with learning rates of their own for some parameters.
+    pub(crate) fn with_rates(mut self, rates: Rates) -> Self {
+        self.optimizer = optimizer(&self.settings, self.averages).with_rates(rates.clone());
+        Self { rates, ..self }
     }
 
     /// The model with gradients.
@@ -116,8 +124,8 @@ impl<M: Module> Trainee<M> {
             step: ((updates[0] as u64) << 20) | updates[1] as u64,
             tensors: saved.below(&format!("{}.optimizer.", self.name))?,
         };
-        self.optimizer = Optimizer::new(self.settings.adamw(), self.averages)
-            .with_muon(self.settings.muon())
+        self.optimizer = optimizer(&self.settings, self.averages)
+            .with_rates(self.rates.clone())
             .with_state(state, &model)
             .map_err(|error| saved.refuse(error.to_string()))?;
         self.model = Some(model);
@@ -133,4 +141,9 @@ impl<M: Module> Trainee<M> {
         self.model = Some(load_parameters(model, read)?);
         Ok(())
     }
+}
+
+/// An optimiser that has taken no step.
+fn optimizer(settings: &Optimization, averages: bool) -> Optimizer {
+    Optimizer::new(settings.adamw(), averages).with_muon(settings.muon())
 }

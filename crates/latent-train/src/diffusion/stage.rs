@@ -111,15 +111,16 @@ impl DiffusionStage {
     }
 }
 
-/// Mean error of each bucket of timesteps that the passes met.
-fn buckets(passes: &[Pass], timesteps: usize) -> Vec<(&'static str, f64)> {
+/// Mean error of each bucket of timesteps, from errors with their timestep.
+pub(crate) fn by_timestep(
+    errors: impl Iterator<Item = (usize, f32)>,
+    timesteps: usize,
+) -> Vec<(&'static str, f64)> {
     let mut sums = [(0.0, 0u64); BUCKETS.len()];
-    for pass in passes {
-        for (&timestep, &error) in pass.timesteps.iter().zip(&pass.errors) {
-            let (sum, count) = &mut sums[timestep * BUCKETS.len() / timesteps];
-            *sum += f64::from(error);
-            *count += 1;
-        }
+    for (timestep, error) in errors {
+        let (sum, count) = &mut sums[timestep * BUCKETS.len() / timesteps];
+        *sum += f64::from(error);
+        *count += 1;
     }
     BUCKETS
         .iter()
@@ -165,9 +166,13 @@ impl Stage for DiffusionStage {
         }
         let loss = passes.iter().map(|pass| pass.loss).sum::<f64>() * f64::from(share);
         let report = self.trainee.update(step, gradients);
+        let errors = passes.iter().flat_map(|pass| {
+            let timesteps = pass.timesteps.iter().copied();
+            timesteps.zip(pass.errors.iter().copied())
+        });
         Ok(Update {
             loss,
-            parts: buckets(&passes, self.config.noise.steps),
+            parts: by_timestep(errors, self.config.noise.steps),
             report,
         })
     }
