@@ -134,7 +134,7 @@ impl LoraLoader {
         }
     }
 
-    fn noised(
+    pub(super) fn noised(
         &self,
         (clean, noise): (Vec<f32>, Vec<f32>),
         shape: [usize; 4],

@@ -45,6 +45,23 @@ pub fn train_lora(
     options: &Options,
     progress: &mut dyn FnMut(&Event),
 ) -> Result<Finished> {
+    match opened(config, options, progress)? {
+        Some((mut stage, device)) => train(&mut stage, config, options, device, progress),
+        None => Ok(Finished {
+            step: 0,
+            complete: false,
+            model: None,
+            loss: None,
+        }),
+    }
+}
+
+/// The stage before its first update, and the device in words; `None` if it was stopped on the way.
+fn opened(
+    config: &LoraConfig,
+    options: &Options,
+    progress: &mut dyn FnMut(&Event),
+) -> Result<Option<(LoraStage, String)>> {
     let device = latent_nn::select_device(&options.device)?;
     let mut builder = Pipeline::builder()
         .device(&options.device)
@@ -60,16 +77,9 @@ pub fn train_lora(
     let data = DataSet::open(&config.data.path, Captions::Required)?;
     let pipeline = builder.open(&config.model)?;
     check_sizes(config, &pipeline)?;
-    let Some(loader) = loader(config, &folder, &pipeline, data, options, progress)? else {
-        return Ok(Finished {
-            step: 0,
-            complete: false,
-            model: None,
-            loss: None,
-        });
-    };
-    let mut stage = stage(config, &folder, pipeline, loader)?;
-    train(&mut stage, config, options, device.name, progress)
+    let loader = loader(config, &folder, &pipeline, data, options, progress)?;
+    let stage = loader.map(|loader| stage(config, &folder, pipeline, loader));
+    Ok(stage.transpose()?.map(|stage| (stage, device.name)))
 }
 
 /// Refuses models that have no place for what training tells them.
