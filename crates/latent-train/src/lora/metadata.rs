@@ -1,11 +1,12 @@
 //! What a LoRA's file says of itself: kohya's `ss_` keys, and Stability AI's ModelSpec.
 
+use latent::{Pipeline, Precision};
 use latent_models::{LayerKind, ModelFolder};
 use serde_json::json;
 
 use super::networks::Layers;
 use super::source::Source;
-use crate::config::{LoraConfig, PrecisionChoice};
+use crate::config::LoraConfig;
 use crate::error::Result;
 
 /// Keys and values.
@@ -13,8 +14,7 @@ use crate::error::Result;
 /// Source: kohya's sd-scripts, `train_network.py` and `library/sai_model_spec.py`; ModelSpec 1.0.0.
 pub(super) fn of(
     config: &LoraConfig,
-    folder: &ModelFolder,
-    model: String,
+    (folder, pipeline): (&ModelFolder, &Pipeline),
     layers: &Layers,
     (own, class): (&Source, Option<&Source>),
 ) -> Result<Vec<(String, String)>> {
@@ -44,9 +44,9 @@ pub(super) fn of(
     let rate = config.optimizer.learning_rate.peak;
     let text_rate = config.text_encoder.as_ref().map(|text| text.learning_rate);
     let optional = |value: Option<f64>| value.map_or_else(|| "None".to_owned(), |v| v.to_string());
-    let precision = match config.run.precision {
-        PrecisionChoice::F32 => "no",
-        PrecisionChoice::Bf16 | PrecisionChoice::Auto => "bf16",
+    let precision = match pipeline.precision() {
+        Precision::Bf16 => "bf16",
+        _ => "no",
     };
     let prediction = if velocity { "v" } else { "epsilon" };
     let pairs = [
@@ -56,7 +56,7 @@ pub(super) fn of(
         ("ss_network_args", arguments.to_string()),
         ("ss_base_model_version", version.to_owned()),
         ("ss_v2", is(folder.family().name == "sd2")),
-        ("ss_sd_model_name", model),
+        ("ss_sd_model_name", pipeline.model_name().to_owned()),
         ("ss_output_name", config.title()),
         ("ss_learning_rate", rate.to_string()),
         ("ss_unet_lr", rate.to_string()),

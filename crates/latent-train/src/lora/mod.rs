@@ -91,11 +91,12 @@ fn check_model(folder: &ModelFolder, config: &LoraConfig) -> Result<()> {
             config.model.display()
         )))
     };
-    if folder.text_encoder_config().is_none() {
-        return refuse("and is told no words; a LoRA is trained on a model with a text encoder");
-    }
+    let reads = folder.text_encoder_config().is_some();
     match name {
-        _ if FAMILIES.contains(&name) => Ok(()),
+        _ if FAMILIES.contains(&name) && reads => Ok(()),
+        _ if FAMILIES.contains(&name) => {
+            refuse("and is told no words; a LoRA is trained on a model with a text encoder")
+        }
         "sd1-inpaint" | "sd2-inpaint" => refuse(
             "whose U-Net also sees a mask; train on the model it was made from: the LoRA fits both",
         ),
@@ -132,6 +133,7 @@ fn loader(
     let Some(own) = Source::build(data, config, frozen, options, progress)? else {
         return Ok(None);
     };
+    progress(&Event::Note(shapes_in_words(&own)));
     let captions = own.data().examples().iter();
     let captions = captions.flat_map(|example| example.captions.iter().map(|own| own.text.clone()));
     let prompt = class.iter().map(|(_, prompt)| prompt.clone());
@@ -167,11 +169,9 @@ fn stage(
     let networks = Networks::new(&pipeline, config);
     let files = LoraFiles::of(pipeline.unet());
     let class = loader.class.as_ref().map(|(source, _)| source);
-    let model = pipeline.model_name().to_owned();
     let metadata = metadata::of(
         config,
-        folder,
-        model,
+        (folder, &pipeline),
         &networks.layers,
         (&loader.own, class),
     )?;
@@ -210,6 +210,14 @@ fn trainee(
         )])),
         None => trainee,
     })
+}
+
+/// How many pictures have which size.
+fn shapes_in_words(source: &Source) -> String {
+    let counts = source.counts().into_iter();
+    let counts = counts.map(|([width, height], count)| format!("{count} of {width}x{height}"));
+    let counts: Vec<String> = counts.collect();
+    format!("pictures by size: {}", counts.join(", "))
 }
 
 /// Checksum of the weights of some parts.
