@@ -290,6 +290,12 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         let error = train(&config(root, model, 2, top, more)).expect_err("refused");
         assert!(error.to_string().contains(words), "{error}");
     }
+}
+
+#[test]
+fn values_that_cannot_work_are_refused_with_their_key() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (root, tiny) = (root.path(), model("sd1-tiny"));
     for (from, to, words) in [
         ("rank = 4", "rank = 0", "`lora.rank` is 0"),
         ("step = 16", "step = 20", "must be a multiple of 8"),

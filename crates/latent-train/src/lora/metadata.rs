@@ -2,12 +2,15 @@
 
 use latent::{Pipeline, Precision};
 use latent_models::{LayerKind, ModelFolder};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::networks::Layers;
 use super::source::Source;
 use crate::config::LoraConfig;
 use crate::error::Result;
+
+/// A key and its value.
+type Said = (&'static str, String);
 
 /// Keys and values.
 ///
@@ -18,85 +21,52 @@ pub(super) fn of(
     layers: &Layers,
     (own, class): (&Source, Option<&Source>),
 ) -> Result<Vec<(String, String)>> {
-    let architecture = folder.architecture()?;
-    let velocity = folder.predicts_velocity()?;
-    let version = match folder.family().name {
+    let all = [
+        of_factors(config, layers),
+        of_model(config, folder, pipeline)?,
+        of_run(config, pipeline),
+        of_pictures(config, own, class),
+    ];
+    let all = all.into_iter().flatten();
+    Ok(all.map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn of_factors(config: &LoraConfig, layers: &Layers) -> Vec<Said> {
+    let lora = &config.lora;
+    let (rank, alpha) = (lora.rank.to_string(), lora.alpha().to_string());
+    let arguments = if layers.count(LayerKind::Convolution) > 0 {
+        json!({ "conv_dim": rank, "conv_alpha": alpha })
+    } else {
+        json!({})
+    };
+    vec![
+        ("ss_network_module", "networks.lora".to_owned()),
+        ("ss_network_dim", rank),
+        ("ss_network_alpha", alpha),
+        ("ss_network_args", arguments.to_string()),
+        ("ss_output_name", config.title()),
+    ]
+}
+
+fn of_model(config: &LoraConfig, folder: &ModelFolder, pipeline: &Pipeline) -> Result<Vec<Said>> {
+    let (family, velocity) = (folder.family().name, folder.predicts_velocity()?);
+    let version = match family {
         "sdxl" => "sdxl_base_v1-0",
         "sd2" if velocity => "sd_v2_v",
         "sd2" => "sd_v2",
         _ => "sd_v1",
     };
-    let lora = &config.lora;
     let size = config.data.size;
-    let convolutions = layers.count(LayerKind::Convolution) > 0;
-    let arguments = if convolutions {
-        json!({ "conv_dim": lora.rank.to_string(), "conv_alpha": lora.alpha().to_string() })
-    } else {
-        json!({})
-    };
-    let shapes = own.counts().into_iter().enumerate();
-    let shapes: serde_json::Map<_, _> = shapes
-        .map(|(place, (shape, count))| {
-            let about = json!({ "resolution": shape, "count": count });
-            (place.to_string(), about)
-        })
-        .collect();
-    let rate = config.optimizer.learning_rate.peak;
-    let text_rate = config.text_encoder.as_ref().map(|text| text.learning_rate);
-    let optional = |value: Option<f64>| value.map_or_else(|| "None".to_owned(), |v| v.to_string());
-    let precision = match pipeline.precision() {
-        Precision::Bf16 => "bf16",
-        _ => "no",
-    };
     let prediction = if velocity { "v" } else { "epsilon" };
-    let pairs = [
-        ("ss_network_module", "networks.lora".to_owned()),
-        ("ss_network_dim", lora.rank.to_string()),
-        ("ss_network_alpha", lora.alpha().to_string()),
-        ("ss_network_args", arguments.to_string()),
+    Ok(vec![
         ("ss_base_model_version", version.to_owned()),
-        ("ss_v2", is(folder.family().name == "sd2")),
+        ("ss_v2", is(family == "sd2")),
         ("ss_sd_model_name", pipeline.model_name().to_owned()),
-        ("ss_output_name", config.title()),
-        ("ss_learning_rate", rate.to_string()),
-        ("ss_unet_lr", rate.to_string()),
-        ("ss_text_encoder_lr", optional(text_rate)),
-        ("ss_max_train_steps", config.run.steps.to_string()),
-        ("ss_batch_size_per_device", config.run.batch.to_string()),
-        (
-            "ss_gradient_accumulation_steps",
-            config.run.accumulation.to_string(),
-        ),
-        ("ss_seed", config.run.seed.to_string()),
-        ("ss_mixed_precision", precision.to_owned()),
-        ("ss_num_train_images", own.data().len().to_string()),
-        (
-            "ss_num_reg_images",
-            class.map_or(0, |class| class.data().len()).to_string(),
-        ),
-        ("ss_resolution", format!("({size}, {size})")),
-        ("ss_enable_bucket", is(config.buckets.enabled)),
-        ("ss_bucket_info", json!({ "buckets": shapes }).to_string()),
-        (
-            "ss_caption_dropout_rate",
-            config.caption_dropout.to_string(),
-        ),
-        (
-            "ss_clip_skip",
-            match config.clip_skip {
-                0 => "None".to_owned(),
-                // kohya counts the last layer too.
-                skip => (skip + 1).to_string(),
-            },
-        ),
-        ("ss_noise_offset", config.loss.noise_offset.to_string()),
-        ("ss_min_snr_gamma", optional(config.loss.min_snr_gamma)),
-        (
-            "ss_prior_loss_weight",
-            config.prior.as_ref().map_or(1.0, |p| p.weight).to_string(),
-        ),
         ("modelspec.sai_model_spec", "1.0.0".to_owned()),
-        ("modelspec.architecture", format!("{architecture}/lora")),
+        (
+            "modelspec.architecture",
+            format!("{}/lora", folder.architecture()?),
+        ),
         (
             "modelspec.implementation",
             "https://github.com/Stability-AI/generative-models".to_owned(),
@@ -104,12 +74,68 @@ pub(super) fn of(
         ("modelspec.title", config.title()),
         ("modelspec.resolution", format!("{size}x{size}")),
         ("modelspec.prediction_type", prediction.to_owned()),
-    ];
-    let owned = pairs.into_iter();
-    Ok(owned.map(|(key, value)| (key.to_owned(), value)).collect())
+    ])
+}
+
+fn of_run(config: &LoraConfig, pipeline: &Pipeline) -> Vec<Said> {
+    let run = &config.run;
+    let rate = config.optimizer.learning_rate.peak.to_string();
+    let text_rate = config.text_encoder.as_ref().map(|text| text.learning_rate);
+    let precision = match pipeline.precision() {
+        Precision::Bf16 => "bf16",
+        _ => "no",
+    };
+    // kohya counts the last layer too.
+    let skip = (config.clip_skip > 0).then_some((config.clip_skip + 1) as f64);
+    let prior = config.prior.as_ref().map_or(1.0, |prior| prior.weight);
+    vec![
+        ("ss_learning_rate", rate.clone()),
+        ("ss_unet_lr", rate),
+        ("ss_text_encoder_lr", or_none(text_rate)),
+        ("ss_max_train_steps", run.steps.to_string()),
+        ("ss_batch_size_per_device", run.batch.to_string()),
+        (
+            "ss_gradient_accumulation_steps",
+            run.accumulation.to_string(),
+        ),
+        ("ss_seed", run.seed.to_string()),
+        ("ss_mixed_precision", precision.to_owned()),
+        ("ss_clip_skip", or_none(skip)),
+        (
+            "ss_caption_dropout_rate",
+            config.caption_dropout.to_string(),
+        ),
+        ("ss_noise_offset", config.loss.noise_offset.to_string()),
+        ("ss_min_snr_gamma", or_none(config.loss.min_snr_gamma)),
+        ("ss_prior_loss_weight", prior.to_string()),
+    ]
+}
+
+fn of_pictures(config: &LoraConfig, own: &Source, class: Option<&Source>) -> Vec<Said> {
+    let size = config.data.size;
+    let shapes = own.counts().into_iter().enumerate();
+    let shapes: Map<_, _> = shapes
+        .map(|(place, (shape, count))| {
+            let about = json!({ "resolution": shape, "count": count });
+            (place.to_string(), about)
+        })
+        .collect();
+    let of_class = class.map_or(0, |class| class.data().len());
+    vec![
+        ("ss_num_train_images", own.data().len().to_string()),
+        ("ss_num_reg_images", of_class.to_string()),
+        ("ss_resolution", format!("({size}, {size})")),
+        ("ss_enable_bucket", is(config.buckets.enabled)),
+        ("ss_bucket_info", json!({ "buckets": shapes }).to_string()),
+    ]
 }
 
 /// As Python says it.
 fn is(holds: bool) -> String {
     if holds { "True" } else { "False" }.to_owned()
+}
+
+/// The same.
+fn or_none(value: Option<f64>) -> String {
+    value.map_or_else(|| "None".to_owned(), |value| value.to_string())
 }
