@@ -245,12 +245,30 @@ fn a_run_that_goes_on_from_a_lora_begins_where_it_ended() {
 }
 
 #[test]
+fn one_caption_stands_for_all_pictures_and_without_it_each_needs_its_own() {
+    let root = tempfile::tempdir().expect("a folder");
+    let root = root.path();
+    for (top, trains) in [("caption = \"a sks square\"", true), ("", false)] {
+        let path = config(root, &model("sd1-tiny"), 1, top, "");
+        for index in 0..4 {
+            let caption = root.join(format!("data/{index}.txt"));
+            fs::remove_file(caption).expect("removed");
+        }
+        let trained = train(&path);
+        assert_eq!(trained.is_ok(), trains, "{trained:?}");
+        if let Err(error) = trained {
+            assert!(error.to_string().contains("has one"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_trained_is_refused_with_the_reason() {
     let root = tempfile::tempdir().expect("a folder");
     let root = root.path();
     let tiny = model("sd1-tiny");
     let text = "[text_encoder]\nlearning_rate = 1e-3\n";
-    let cases: [(&Path, &str, &str, &str); 9] = [
+    let cases: [(&Path, &str, &str, &str); 10] = [
         (
             &model("sdxl-refiner-tiny"),
             "",
@@ -267,6 +285,7 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         (Path::new("nowhere"), "", "", "nowhere"),
         (&tiny, "flip = 2.0", "", "`flip` must lie between 0 and 1"),
         (&tiny, "name = \"a/b\"", "", "it becomes a file's name"),
+        (&tiny, "caption = \" \"", "", "`caption` is empty"),
         (
             &tiny,
             "",

@@ -26,6 +26,9 @@ pub struct LoraConfig {
     /// Float type of the files.
     #[serde(default)]
     pub save_as: SavedType,
+    /// What every training picture shows, in the place of captions, as in `a photo of sks dog`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caption: Option<String>,
     /// Odds that the caption is left out.
     #[serde(default)]
     pub caption_dropout: f64,
@@ -320,6 +323,12 @@ impl StageConfig for LoraConfig {
                 "must lie between 0 and 1".into()
             })?;
         }
+        let caption = self.caption.as_deref();
+        need(
+            caption.is_none_or(|caption| !caption.trim().is_empty()),
+            "caption",
+            || "is empty; leave it out, and each picture needs one of its own".into(),
+        )?;
         let name = self.name.as_deref().unwrap_or("lora");
         let is_file =
             !name.is_empty() && !name.contains(['/', '\\', ':']) && !name.starts_with('.');

@@ -20,6 +20,8 @@ pub(super) struct LoraLoader {
     pub(super) own: Source,
     /// Pictures of the class, and what all of them show.
     pub(super) class: Option<(Source, String)>,
+    /// What all pictures of the subject show, in the place of their captions.
+    pub(super) caption: Option<String>,
     pub(super) texts: Texts,
     /// Numbers of the pooled text.
     pub(super) pooled: usize,
@@ -47,6 +49,15 @@ impl Rules {
             languages: config.data.languages,
         }
     }
+}
+
+/// Whose pictures are drawn.
+#[derive(Clone, Copy)]
+enum Whose<'a> {
+    /// Those of the config's data, with their captions.
+    Subject,
+    /// Those of the class, with what all of them show.
+    Class(&'a str),
 }
 
 /// One pass over the subject's pictures, and one over the class's.
@@ -78,19 +89,22 @@ impl Load for LoraLoader {
         let class = self
             .class
             .as_ref()
-            .map(|(source, prompt)| self.told(source, Some(prompt), index));
+            .map(|(source, prompt)| self.told(source, Whose::Class(prompt), index));
         Ok(Pair {
-            own: self.told(&self.own, None, index)?,
+            own: self.told(&self.own, Whose::Subject, index)?,
             class: class.transpose()?,
         })
     }
 }
 
 impl LoraLoader {
-    /// Batch `index` of a source, each picture with one of its captions, or all with `prompt`.
-    fn told(&self, source: &Source, prompt: Option<&str>, index: u64) -> Result<Told> {
+    /// Batch `index` of a source.
+    fn told(&self, source: &Source, whose: Whose<'_>, index: u64) -> Result<Told> {
         let examples = source.batch(index);
-        let step = index + if prompt.is_some() { CLASS } else { 0 };
+        let step = match whose {
+            Whose::Subject => index,
+            Whose::Class(_) => index + CLASS,
+        };
         let draws = |stream| Draws::new(self.rules.seed, stream, step);
         let (mut changes, mut posterior) = (draws(Stream::Augment), draws(Stream::Posterior));
         let mut words = draws(Stream::Captions);
@@ -99,9 +113,11 @@ impl LoraLoader {
             let drawn = source.draw(example, self.rules.flip, [&mut changes, &mut posterior])?;
             clean.extend(drawn.latents);
             numbers.extend(drawn.numbers);
-            texts.push(match prompt {
-                Some(prompt) => prompt.to_owned(),
-                None => self.caption(&source.data().examples()[example].captions, &mut words),
+            texts.push(match whose {
+                Whose::Class(prompt) => prompt.to_owned(),
+                Whose::Subject => {
+                    self.caption(&source.data().examples()[example].captions, &mut words)
+                }
             });
         }
         let [c, h, w] = source.shape(examples[0]);
@@ -126,7 +142,8 @@ impl LoraLoader {
             languages: self.rules.languages,
             style_dropout: 0.0,
         };
-        let caption = choice.draw(captions, draws);
+        let own = choice.draw(captions, draws);
+        let caption = self.caption.clone().unwrap_or(own);
         if draws.chance(self.rules.caption_dropout) {
             String::new()
         } else {

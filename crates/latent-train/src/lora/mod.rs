@@ -74,7 +74,11 @@ fn opened(
     }
     let folder = builder.open_folder(&config.model)?;
     check_model(&folder, config)?;
-    let data = DataSet::open(&config.data.path, Captions::Required)?;
+    let captions = match config.caption {
+        Some(_) => Captions::Optional,
+        None => Captions::Required,
+    };
+    let data = DataSet::open(&config.data.path, captions)?;
     let pipeline = builder.open(&config.model)?;
     check_sizes(config, &pipeline)?;
     let loader = loader(config, &folder, &pipeline, data, options, progress)?;
@@ -137,7 +141,8 @@ fn loader(
     let captions = own.data().examples().iter();
     let captions = captions.flat_map(|example| example.captions.iter().map(|own| own.text.clone()));
     let prompt = class.iter().map(|(_, prompt)| prompt.clone());
-    let texts = captions.chain(prompt).chain([String::new()]);
+    let caption = config.caption.iter().cloned();
+    let texts = captions.chain(caption).chain(prompt).chain([String::new()]);
     let encoders = sum_of(folder, &["text_encoder", "text_encoder_2"])?;
     let frozen = (pipeline, reading(pipeline, config));
     let Some(texts) = Texts::build(texts, config, frozen, &encoders, options, progress)? else {
@@ -149,6 +154,7 @@ fn loader(
     Ok(Some(LoraLoader {
         own,
         class,
+        caption: config.caption.clone(),
         texts,
         pooled: texts::pooled_width(&encoders),
         noising: Noising::of(
