@@ -6,6 +6,9 @@
     python tools/compare_with_diffusers.py built-in ours.safetensors --prompt "a red apple, 3d style" --seed 1 \
         --steps 20 --sampler ddim --guidance 5 --save theirs.png
 
+With a LoRA of `latent train lora`, or any other: `--lora FILE` here and there; Stable Diffusion XL too. The LoRA goes through
+diffusers' `load_lora_weights`, which needs peft.
+
 Prints the largest difference relative to the largest latent and fails above --tolerance.
 Needs torch, diffusers, transformers, safetensors.
 """
@@ -13,8 +16,8 @@ import argparse
 import sys
 
 import torch
-from diffusers import (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
-                       EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline,
+from diffusers import (DDIMScheduler, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler,
+                       EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler,
                        UniPCMultistepScheduler)
 from safetensors.torch import load_file
 
@@ -43,9 +46,12 @@ def main():
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddim")
     parser.add_argument("--tolerance", type=float, default=1e-3)
     parser.add_argument("--save")
+    parser.add_argument("--lora")
     a = parser.parse_args()
 
-    pipeline = StableDiffusionPipeline.from_pretrained(a.model, torch_dtype=torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(a.model, torch_dtype=torch.float32)
+    if a.lora:
+        pipeline.load_lora_weights(a.lora)
     pipeline.set_progress_bar_config(disable=True)
     kind, more = SAMPLERS[a.sampler]
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **more)

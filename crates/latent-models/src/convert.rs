@@ -198,26 +198,43 @@ impl ModelFolder {
         Ok(config.get("scaling_factor").and_then(Value::as_f64))
     }
 
-    /// What the file says about itself.
+    /// Whether its network predicts velocity, and not noise.
+    ///
+    /// # Errors
+    /// [`ModelError`]: the scheduler's config is missing or broken.
+    pub fn predicts_velocity(&self) -> Result<bool> {
+        let scheduler = self.scheduler_config()?;
+        let stated = scheduler.get("prediction_type").and_then(Value::as_str);
+        Ok(stated == Some("v_prediction"))
+    }
+
+    /// Its architecture, as files say it of themselves.
     ///
     /// Source: Stability AI's ModelSpec 1.0.0; names as kohya's sd-scripts write them.
-    fn modelspec(&self, to: &Path) -> Result<Vec<(&'static str, String)>> {
-        let scheduler = self.scheduler_config()?;
-        let velocity =
-            scheduler.get("prediction_type").and_then(Value::as_str) == Some("v_prediction");
-        let [height, width] = self.size();
-        let architecture = match (self.family().name, velocity) {
+    ///
+    /// # Errors
+    /// [`ModelError`]: the scheduler's config is missing or broken.
+    pub fn architecture(&self) -> Result<&'static str> {
+        Ok(match (self.family().name, self.predicts_velocity()?) {
             ("sd2" | "sd2-inpaint", true) => "stable-diffusion-v2-768-v",
             ("sd2" | "sd2-inpaint", false) => "stable-diffusion-v2-512",
             ("sdxl" | "sdxl-inpaint", _) => "stable-diffusion-xl-v1-base",
             ("sdxl-refiner", _) => "stable-diffusion-xl-v1-refiner",
             _ => "stable-diffusion-v1",
-        };
+        })
+    }
+
+    /// What the file says about itself.
+    ///
+    /// Source: Stability AI's ModelSpec 1.0.0; names as kohya's sd-scripts write them.
+    fn modelspec(&self, to: &Path) -> Result<Vec<(&'static str, String)>> {
+        let velocity = self.predicts_velocity()?;
+        let [height, width] = self.size();
         let title = to.file_stem().unwrap_or_default().to_string_lossy();
         Ok(vec![
             ("format", "pt".to_owned()),
             ("modelspec.sai_model_spec", "1.0.0".to_owned()),
-            ("modelspec.architecture", architecture.to_owned()),
+            ("modelspec.architecture", self.architecture()?.to_owned()),
             (
                 "modelspec.implementation",
                 "https://github.com/Stability-AI/generative-models".to_owned(),

@@ -32,7 +32,10 @@ mod tokenizer;
 mod unet;
 mod weights;
 
-pub use adapters::{Embedding, FileKind, Lora, LoraReport, Strength, recognise};
+pub use adapters::{
+    Embedding, FileKind, LayerKind, Lora, LoraDialect, LoraFiles, LoraLayer, LoraReport, Strength,
+    recognise,
+};
 pub use autoencoder::{
     Autoencoder, AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig,
     DownEncoderBlockType, Moments, Quantized, Scaling, SimpleAutoencoder, SimpleAutoencoderConfig,

@@ -5,11 +5,15 @@ use burn::tensor::Tensor;
 use latent_nn::layers::Conv2d;
 use latent_nn::{Init, ops};
 
+use crate::adapters::layers::layers;
+
 /// A convolution that halves the picture.
 #[derive(Module, Debug)]
 pub(crate) struct Downsample {
     conv: Conv2d,
 }
+
+layers!(Downsample { conv });
 
 impl Downsample {
     /// U-Nets pad on every side.
@@ -38,6 +42,8 @@ impl Downsample {
 pub(crate) struct Upsample {
     conv: Conv2d,
 }
+
+layers!(Upsample { conv });
 
 impl Upsample {
     pub(crate) fn new(channels: usize, init: &mut Init) -> Self {

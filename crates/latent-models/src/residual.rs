@@ -5,6 +5,8 @@ use burn::tensor::Tensor;
 use latent_nn::Init;
 use latent_nn::layers::{Conv2d, Epilogue, GroupNorm, Linear};
 
+use crate::adapters::layers::layers;
+
 /// Two convolutions around a shift by the timestep, plus the input.
 ///
 /// Source: Rombach et al. 2022 (arXiv:2112.10752); fields are named as in diffusers' checkpoints.
@@ -27,6 +29,13 @@ pub(crate) struct ResBlockOptions {
     pub(crate) eps: f64,
     pub(crate) time_width: Option<usize>,
 }
+
+layers!(ResBlock {
+    conv1,
+    time_emb_proj,
+    conv2,
+    conv_shortcut
+});
 
 impl ResBlock {
     /// `channels` in and out.

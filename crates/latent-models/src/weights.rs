@@ -146,7 +146,7 @@ const OLD_ATTENTION: &[(&str, &str)] = &[
 const NEEDLESS: &[&str] = &["position_ids"];
 
 /// The name that files we write give the parameter at `path`.
-fn written_name(path: &str) -> String {
+pub(crate) fn written_name(path: &str) -> String {
     RENAMED
         .iter()
         .fold(path.to_owned(), |name, (ours, theirs)| {

@@ -32,6 +32,8 @@ const MAY_CHANGE: &[&str] = &[
     "optimizer.learning_rate",
     "samples",
     "cache",
+    "name",
+    "save_as",
 ];
 
 /// `checkpoint.json`.

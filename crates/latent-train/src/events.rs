@@ -47,7 +47,7 @@ pub enum Resume {
 pub enum Event {
     /// The models stand and the first update comes next.
     Started {
-        /// `autoencoder`, `text-encoder`, `diffusion`.
+        /// `autoencoder`, `text-encoder`, `diffusion`, `lora`.
         stage: &'static str,
         /// Trainable numbers.
         parameters: usize,

@@ -1,4 +1,4 @@
-//! Trains the autoencoder, the text encoder and the U-Net, and measures them.
+//! Trains the autoencoder, the text encoder and the U-Net, and LoRAs on finished models, and measures them.
 //!
 //! Each stage is a TOML config and a function; [`run`] picks by name. A run lives in a folder: checkpoints that
 //! resume to the bit, `metrics.jsonl`, `loss.png`, sample sheets, and at the end `model/`, which other programs open.
@@ -23,6 +23,7 @@ pub mod eval;
 mod events;
 #[cfg(test)]
 mod fixture;
+mod lora;
 mod metrics;
 mod pictures;
 mod random;
@@ -35,16 +36,17 @@ mod words;
 use std::path::Path;
 
 pub use autoencoder::{LatentStatistics, measure_scaling_factor, train_autoencoder};
-pub use config::{AutoencoderConfig, DiffusionConfig, StageConfig, TextEncoderConfig};
+pub use config::{AutoencoderConfig, DiffusionConfig, LoraConfig, StageConfig, TextEncoderConfig};
 pub use diffusion::train_diffusion;
 pub use error::{Result, TrainError};
 pub use events::{Event, Finished, Options, Resume};
+pub use lora::train_lora;
 pub use metrics::{Metrics, read as read_metrics};
 pub use schedule::{Decay, Ema, LearningRate};
 pub use text_encoder::train_text_encoder;
 pub use words::vocabulary;
 
-/// The three stages, in the order in which they build on each other.
+/// The three stages, in the order in which they build on each other, and what is trained on a finished model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StageKind {
     /// Words to text states.
@@ -53,14 +55,17 @@ pub enum StageKind {
     Autoencoder,
     /// Noise to latents.
     Diffusion,
+    /// Factors that change a model.
+    Lora,
 }
 
 impl StageKind {
     /// Every stage with its name in commands.
-    pub const ALL: [(&'static str, Self); 3] = [
+    pub const ALL: [(&'static str, Self); 4] = [
         ("text-encoder", Self::TextEncoder),
         ("autoencoder", Self::Autoencoder),
         ("diffusion", Self::Diffusion),
+        ("lora", Self::Lora),
     ];
 }
 
@@ -83,5 +88,6 @@ pub fn run(
             train_autoencoder(&AutoencoderConfig::read(config)?, options, progress)
         }
         StageKind::Diffusion => train_diffusion(&DiffusionConfig::read(config)?, options, progress),
+        StageKind::Lora => train_lora(&LoraConfig::read(config)?, options, progress),
     }
 }

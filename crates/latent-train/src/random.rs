@@ -17,6 +17,8 @@ pub(crate) enum Stream {
     Timesteps = 6,
     /// Replaced codes of a codebook.
     Codes = 8,
+    /// Noise that a whole channel shares.
+    Offset = 9,
 }
 
 /// Numbers of one stream at one step, drawn one after the other.

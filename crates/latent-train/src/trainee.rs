@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_nn::training::{
-    Grads, Optimizer, OptimizerState, Recorded, Step, StepReport, with_own_leaves,
+    Grads, Optimizer, OptimizerState, Rates, Recorded, Step, StepReport, with_own_leaves,
 };
 use latent_nn::{Compute, Exported, export_parameters, load_parameters, named_parameters, to_host};
 
@@ -18,6 +18,7 @@ pub(crate) struct Trainee<M> {
     model: Option<M>,
     optimizer: Optimizer,
     settings: Optimization,
+    rates: Rates,
     /// Updates of the whole run, which the learning rate's decay needs.
     steps: u64,
     averages: bool,
@@ -64,12 +65,19 @@ impl<M: Module> Trainee<M> {
         Self {
             name,
             model: Some(model),
-            optimizer: Optimizer::new(settings.adamw(), averages).with_muon(settings.muon()),
+            optimizer: optimizer(settings, averages),
             settings: settings.clone(),
+            rates: Rates::default(),
             steps,
             averages,
             recording: Recording::Wanted,
         }
+    }
+
+    /// The same with learning rates of their own for some parameters.
+    pub(crate) fn with_rates(mut self, rates: Rates) -> Self {
+        self.optimizer = optimizer(&self.settings, self.averages).with_rates(rates.clone());
+        Self { rates, ..self }
     }
 
     /// The model with gradients.
@@ -104,7 +112,7 @@ impl<M: Module> Trainee<M> {
     ) -> Learned {
         let rates = self.rates(step);
         if let Recording::Made(recorded) = &self.recording {
-            inputs.push(self.optimizer.rates(rates));
+            inputs.push(self.optimizer.numbers(rates));
             return learned(recorded.run(inputs), rates);
         }
         let wanted = matches!(self.recording, Recording::Wanted) && !compute.is_cpu();
@@ -123,7 +131,7 @@ impl<M: Module> Trainee<M> {
                 report,
             };
         }
-        inputs.push(self.optimizer.rates(rates));
+        inputs.push(self.optimizer.numbers(rates));
         let (model, optimizer) = (&mut self.model, &mut self.optimizer);
         let (first, recorded) = Recorded::new(inputs, compute, |inputs| {
             let (Some(moved), Some((numbers, inputs))) = (model.take(), inputs.split_last()) else {
@@ -208,8 +216,8 @@ impl<M: Module> Trainee<M> {
             step: ((updates[0] as u64) << 20) | updates[1] as u64,
             tensors: saved.below(&format!("{}.optimizer.", self.name))?,
         };
-        self.optimizer = Optimizer::new(self.settings.adamw(), self.averages)
-            .with_muon(self.settings.muon())
+        self.optimizer = optimizer(&self.settings, self.averages)
+            .with_rates(self.rates.clone())
             .with_state(state, &model)
             .map_err(|error| saved.refuse(error.to_string()))?;
         self.recording = Recording::Wanted;
@@ -253,4 +261,9 @@ fn learned(mut outputs: Vec<Vec<f32>>, rates: Step) -> Learned {
         shown: outputs,
         report: Optimizer::report(norm, rates.max_grad_norm),
     }
+}
+
+/// An optimiser that has taken no step.
+fn optimizer(settings: &Optimization, averages: bool) -> Optimizer {
+    Optimizer::new(settings.adamw(), averages).with_muon(settings.muon())
 }

@@ -56,6 +56,14 @@ impl From<(ClipTextModel, ClipTokenizer)> for Text {
 }
 
 impl Text {
+    /// The same tokenizer with another encoder, if one is given.
+    pub(crate) fn with_encoder(&self, encoder: Option<ClipTextModel>) -> Self {
+        Self {
+            encoder: encoder.unwrap_or_else(|| self.encoder.clone()),
+            tokenizer: self.tokenizer.clone(),
+        }
+    }
+
     /// The ids of `words`; notes what was cut.
     pub(crate) fn encode(&self, words: &str, warnings: &mut Vec<String>) -> Vec<u32> {
         let encoded = self.tokenizer.encode(words);
@@ -354,6 +362,32 @@ impl Pipeline {
         })
     }
 
+    /// A pipeline like this one with other networks: this U-Net, and these text encoders where one is given. Refiner,
+    /// ControlNets and the tiny decoder stay behind.
+    ///
+    /// Training draws with it what its weights make now.
+    #[must_use]
+    pub fn with_networks(
+        &self,
+        unet: UNet2dCondition,
+        [text, text_2]: [Option<ClipTextModel>; 2],
+    ) -> Self {
+        Self {
+            autoencoder: self.autoencoder.clone(),
+            unet,
+            text: self.text.as_ref().map(|own| own.with_encoder(text)),
+            sdxl: self.sdxl.as_ref().map(|own| own.with_encoder(text_2)),
+            refiner: None,
+            scheduler: self.scheduler.clone(),
+            defaults: self.defaults.clone(),
+            vocabulary: None,
+            compute: self.compute.clone(),
+            device_name: self.device_name.clone(),
+            model_name: self.model_name.clone(),
+            extras: Extras::default(),
+        }
+    }
+
     /// This pipeline with another that does the last part of the steps, as Stable Diffusion XL's refiner;
     /// [`Request::denoising_end`] says from where on.
     ///
@@ -571,6 +605,14 @@ impl Pipeline {
     pub fn second_text(&self) -> Option<(&ClipTextModel, &ClipTokenizer)> {
         let text = &self.sdxl.as_ref()?.text_2;
         Some((&text.encoder, &text.tokenizer))
+    }
+
+    /// The text encoders with their tokenizers, in the order in which their states lie side by side.
+    #[must_use]
+    pub fn texts(&self) -> Vec<(&ClipTextModel, &ClipTokenizer)> {
+        let second = self.sdxl.iter().map(|sdxl| &sdxl.text_2);
+        let all = self.text.iter().chain(second);
+        all.map(|text| (&text.encoder, &text.tokenizer)).collect()
     }
 
     /// The text encoder, for models that are told words.

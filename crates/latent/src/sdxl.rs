@@ -1,7 +1,7 @@
 //! What Stable Diffusion XL has beyond its forerunners: a second text encoder, sizes beside the words.
 
 use burn::tensor::Tensor;
-use latent_models::{ModelFolder, TextTime};
+use latent_models::{ClipTextModel, ModelFolder, TextTime};
 
 use crate::pipeline::{Pipeline, Text};
 use crate::{MicroConditioning, Request};
@@ -41,6 +41,15 @@ impl Sdxl {
             text_2,
             zeros_for_empty: folder.force_zeros_for_empty_prompt(),
             scored: folder.requires_aesthetics_score(),
+        }
+    }
+
+    /// The same with another text encoder, if one is given.
+    pub(crate) fn with_encoder(&self, encoder: Option<ClipTextModel>) -> Self {
+        Self {
+            text_2: self.text_2.with_encoder(encoder),
+            zeros_for_empty: self.zeros_for_empty,
+            scored: self.scored,
         }
     }
 

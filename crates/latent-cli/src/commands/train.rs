@@ -1,4 +1,4 @@
-//! `latent train`: the three stages.
+//! `latent train`: the three stages, and LoRAs.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,7 @@ use crate::terminal::{Meter, Terminal, duration, thousands};
   latent train autoencoder configs/autoencoder.toml
   latent train diffusion configs/diffusion.toml --device cpu
   latent train diffusion configs/diffusion.toml --fresh      from step 0, checkpoints are deleted
+  latent train lora configs/lora.toml                        then: latent generate … --lora runs/dog/model/dog.safetensors
 
 A run goes on from its newest checkpoint, to the bit: Ctrl-C writes one and stops, the same command resumes.
 The run's folder gets metrics.jsonl, loss.png, sample sheets, checkpoints, and at the end model/.")]
@@ -34,6 +35,9 @@ enum Stage {
     TextEncoder(Run),
     /// Noise to latents; needs a trained autoencoder, and for words a trained text encoder.
     Diffusion(Run),
+    /// A LoRA on any Stable Diffusion 1.x, 2.x or XL model, written for kohya's, A1111's and ComfyUI's readers and for
+    /// diffusers.
+    Lora(Run),
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +63,7 @@ impl Train {
             Stage::Autoencoder(run) => (StageKind::Autoencoder, run),
             Stage::TextEncoder(run) => (StageKind::TextEncoder, run),
             Stage::Diffusion(run) => (StageKind::Diffusion, run),
+            Stage::Lora(run) => (StageKind::Lora, run),
         };
         let options = Options {
             device: run.device,

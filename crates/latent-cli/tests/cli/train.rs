@@ -349,3 +349,38 @@ fn a_fresh_run_starts_at_step_0_and_a_finished_one_has_nothing_left_to_do() {
     .fine();
     assert!(!fresh.stderr.contains("going on"), "{}", fresh.stderr);
 }
+
+#[test]
+fn a_lora_is_trained_by_one_command_and_drawn_with_by_another() {
+    let root = tempfile::tempdir().expect("a folder");
+    let root = root.path();
+    squares(&root.join("data"));
+    let model = crate::support::tiny_model();
+    let top = format!("model = {:?}\nname = \"squares\"\n", text(&model));
+    let tables = "[buckets]\nstep = 8\n[lora]\nrank = 2\n";
+    let path = root.join("lora.toml");
+    fs::write(&path, top.clone() + &head(root, "lora", 3) + tables).expect("written");
+    let heard = train("lora", &path).fine();
+    let folder = root.join("lora/model");
+    assert_eq!(heard.stdout.trim(), text(&folder));
+    assert!(heard.stderr.contains("8 pictures"), "{}", heard.stderr);
+    for name in ["squares", "pytorch_lora_weights"] {
+        let file = folder.join(format!("{name}.safetensors"));
+        let inspected = &run(["inspect", text(&file), "--json"]).fine().json()[0];
+        assert_eq!(inspected["kind"], "lora");
+        let output = root.join(format!("{name}.png"));
+        let flags = ["generate", "a red square", "--model", text(&model)];
+        let more = ["--lora", text(&file), "--strict", "--steps", "2"];
+        let size = ["--width", "32", "--height", "32", "-o", text(&output)];
+        let drawn = run(flags.into_iter().chain(more).chain(size)).fine();
+        assert!(drawn.stderr.contains("tensors matched"), "{}", drawn.stderr);
+    }
+    let wrong = top + &head(root, "wrong", 3) + "[lora]\nrank = 2\nalhpa = 1.0\n";
+    fs::write(&path, wrong).expect("written");
+    let refused = train("lora", &path);
+    assert!(
+        refused.code != 0 && refused.stderr.contains("unknown field `alhpa`"),
+        "{}",
+        refused.stderr
+    );
+}

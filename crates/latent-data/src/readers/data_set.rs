@@ -185,6 +185,29 @@ impl DataSet {
         })
     }
 
+    /// Width and height of the picture of example `index`, without reading its pixels.
+    ///
+    /// # Errors
+    /// [`DataError::Format`] if its file is missing or its beginning is broken.
+    ///
+    /// # Panics
+    /// If there are no more than `index` examples.
+    pub fn measure(&self, index: usize) -> Result<[usize; 2], DataError> {
+        Ok(match &self.examples[index].place {
+            Place::File { path, .. } => Picture::measure(&Bytes::map(path)?, path)?,
+            Place::Member {
+                shard,
+                name,
+                offset,
+                len,
+            } => {
+                let Shard { path, bytes } = &self.shards[*shard];
+                let name = format!("{}:{name}", path.display());
+                Picture::measure(&bytes[*offset..offset + len], Path::new(&name))?
+            }
+        })
+    }
+
     /// A checksum over keys, captions, classes and the sizes of the picture files, for caches made from the data.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::pixels::pixel_count;
@@ -60,6 +61,32 @@ impl Picture {
         }
         Ok(picture)
     }
+
+    /// Width and height that [`Picture::decode`] would give, of which only the file's beginning is looked at.
+    ///
+    /// # Errors
+    /// [`FormatError::Picture`] if the beginning is broken, of another format, or promises more than 64 megapixels.
+    pub fn measure(bytes: &[u8], name: &Path) -> Result<[usize; 2], FormatError> {
+        let fail = |reason: String| FormatError::picture(name, reason);
+        let format = recognise(bytes).map_err(fail)?;
+        let mut decoder = decoder(bytes, format).map_err(fail)?;
+        let (width, height) = decoder.dimensions();
+        let (width, height) = (width as usize, height as usize);
+        let turned = [
+            Orientation::Rotate90,
+            Orientation::Rotate270,
+            Orientation::Rotate90FlipH,
+            Orientation::Rotate270FlipH,
+        ];
+        let turned = decoder
+            .orientation()
+            .is_ok_and(|found| turned.contains(&found));
+        Ok(if turned {
+            [height, width]
+        } else {
+            [width, height]
+        })
+    }
 }
 
 fn recognise(bytes: &[u8]) -> Result<ImageFormat, String> {
@@ -111,18 +138,24 @@ fn jpeg_ends(bytes: &[u8]) -> bool {
     at < bytes.len()
 }
 
+/// What reads a picture that is not too large.
+fn decoder(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, String> {
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_FILE);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|e| reason(&e))?;
+    let (width, height) = decoder.dimensions();
+    pixel_count(width as usize, height as usize).map_err(|e| e.to_string())?;
+    Ok(decoder)
+}
+
 /// The pixels, and the file's Exif if it has any.
 fn decode_image(
     bytes: &[u8],
     format: ImageFormat,
 ) -> Result<(DynamicImage, Option<Vec<u8>>), String> {
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_FILE);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|e| reason(&e))?;
-    let (width, height) = decoder.dimensions();
-    pixel_count(width as usize, height as usize).map_err(|e| e.to_string())?;
+    let mut decoder = decoder(bytes, format)?;
     // An orientation that cannot be read is no reason to refuse the pixels.
     let orientation = decoder.orientation().ok();
     let exif = decoder.exif_metadata().ok().flatten();

@@ -10,6 +10,7 @@ use latent_nn::{Compute, Init, Precision};
 
 use super::config::ClipTextConfig;
 use super::layers::{ClipLayer, LayerOptions};
+use crate::adapters::layers::layers;
 use crate::config::{self, ModelConfig};
 use crate::error::Result;
 use crate::files::FileSource;
@@ -66,6 +67,10 @@ struct AddedVectors {
 struct TextEncoder {
     layers: Vec<ClipLayer>,
 }
+
+layers!(ClipTextModel { text_model });
+layers!(TextTransformer { encoder });
+layers!(TextEncoder { layers });
 
 impl ClipTextModel {
     /// An encoder with new weights.

@@ -7,6 +7,7 @@ use latent_nn::ops::AttentionOptions;
 use latent_nn::{Init, Precision, ops};
 
 use super::config::HiddenActivation;
+use crate::adapters::layers::layers;
 
 /// What the layers of a transformer have in common.
 #[derive(Clone, Copy)]
@@ -51,6 +52,15 @@ struct ClipMlp {
     #[module(skip)]
     activation: HiddenActivation,
 }
+
+layers!(ClipLayer { self_attn, mlp });
+layers!(ClipAttention {
+    k_proj,
+    v_proj,
+    q_proj,
+    out_proj
+});
+layers!(ClipMlp { fc1, fc2 });
 
 impl ClipLayer {
     pub(super) fn new(options: LayerOptions, init: &mut Init) -> Self {

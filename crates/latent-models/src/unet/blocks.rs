@@ -6,6 +6,7 @@ use latent_nn::{Init, ops};
 
 use super::config::{DownBlockType, MidBlockType, UNet2dConditionConfig};
 use super::transformer::{Seen, Transformer2d, TransformerOptions};
+use crate::adapters::layers::layers;
 use crate::resample::{Downsample, Upsample};
 use crate::residual::{ResBlock, ResBlockOptions};
 
@@ -88,6 +89,12 @@ pub(super) struct DownBlock {
     downsamplers: Vec<Downsample>,
 }
 
+layers!(DownBlock {
+    resnets,
+    attentions,
+    downsamplers
+});
+
 impl DownBlock {
     /// `channels_in` from the level before; appends the channels of each skip to `skips`.
     pub(super) fn new(
@@ -161,6 +168,11 @@ pub(super) struct MidBlock {
     resnets: Vec<ResBlock>,
 }
 
+layers!(MidBlock {
+    attentions,
+    resnets
+});
+
 impl MidBlock {
     pub(super) fn new(attends: bool, builder: &mut Builder<'_>) -> Self {
         let last = builder.config.block_out_channels.len() - 1;
@@ -205,6 +217,12 @@ pub(super) struct UpBlock {
     /// One, or none on the last level.
     upsamplers: Vec<Upsample>,
 }
+
+layers!(UpBlock {
+    resnets,
+    attentions,
+    upsamplers
+});
 
 impl UpBlock {
     /// `level` counts from the largest picture; takes the channels of its skips from `skips`.

@@ -16,6 +16,7 @@ use super::config::{UNet2dConditionConfig, UpBlockType};
 use super::controlnet::Residuals;
 use super::ip_adapter::IpAdapter;
 use super::transformer::{KeysValues, Seen};
+use crate::adapters::layers::layers;
 use crate::config::{self, ModelConfig};
 use crate::error::Result;
 use crate::files::FileSource;
@@ -51,6 +52,12 @@ pub struct Context {
     /// Of the strength of guidance, `[n, c]`; added to the timestep's sinusoids.
     guidance: Option<Tensor<2>>,
 }
+
+layers!(UNet2dCondition {
+    down_blocks,
+    mid_block,
+    up_blocks
+});
 
 /// What leads a U-Net beside its condition, at one evaluation.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,6 +8,8 @@ use latent_nn::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 use latent_nn::ops::AttentionOptions;
 use latent_nn::{Init, Precision, ops};
 
+use crate::adapters::layers::layers;
+
 /// Added to the variance in the norm before a transformer; residual blocks have another.
 const GROUP_NORM_EPS: f64 = 1e-6;
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -78,6 +80,12 @@ pub(super) struct Transformer2d {
     proj_out: Conv2d,
 }
 
+layers!(Transformer2d {
+    proj_in,
+    transformer_blocks,
+    proj_out
+});
+
 impl Transformer2d {
     pub(super) fn new(options: TransformerOptions, init: &mut Init) -> Self {
         let TransformerOptions {
@@ -132,6 +140,8 @@ struct TransformerBlock {
     ff: FeedForward,
 }
 
+layers!(TransformerBlock { attn1, attn2, ff });
+
 impl TransformerBlock {
     fn new(options: TransformerOptions, init: &mut Init) -> Self {
         let TransformerOptions {
@@ -178,6 +188,13 @@ struct Attention {
     #[module(skip)]
     precision: Precision,
 }
+
+layers!(Attention {
+    to_q,
+    to_k,
+    to_v,
+    to_out
+});
 
 impl Attention {
     /// Channels of the queries, and of what keys and values are made of.
@@ -250,6 +267,8 @@ struct FeedForward {
     proj: Linear,
     out: Linear,
 }
+
+layers!(FeedForward { proj, out });
 
 impl FeedForward {
     fn new(channels: usize, init: &mut Init) -> Self {

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use latent_kernels::Precision;
 
-use super::zeroed;
+use super::{LowRank, zeroed};
 use crate::Init;
 use crate::ops::{self, ConvArguments, ConvOptions};
 
@@ -23,6 +23,8 @@ pub struct Conv2d {
     upsample: bool,
     #[module(skip)]
     precision: Precision,
+    /// What a LoRA adds.
+    pub(super) lora: Option<LowRank>,
 }
 
 /// What joins a convolution's result in the pass that writes it.
@@ -45,6 +47,7 @@ impl Conv2d {
             padding: [kernel / 2; 4],
             upsample: false,
             precision: init.precision(),
+            lora: None,
         }
     }
 
@@ -121,6 +124,10 @@ impl Conv2d {
             upsample: self.upsample,
             ..ConvOptions::new(self.precision)
         };
-        ops::conv2d(x, self.weight.val(), added, options)
+        let layer = |x| ops::conv2d(x, self.weight.val(), added, options);
+        match &self.lora {
+            Some(factors) => factors.beside_conv(x, self.weight.dims(), layer, options),
+            None => layer(x),
+        }
     }
 }

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use latent_kernels::Precision;
 
-use super::zeroed;
+use super::{LowRank, zeroed};
 use crate::Init;
 use crate::ops::{self, LinearOptions};
 
@@ -17,6 +17,8 @@ pub struct Linear {
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     precision: Precision,
+    /// What a LoRA adds.
+    pub(super) lora: Option<LowRank>,
 }
 
 impl Linear {
@@ -27,6 +29,7 @@ impl Linear {
             weight: init.uniform([width_out, width_in], bound),
             bias: Some(init.uniform([width_out], bound)),
             precision: init.precision(),
+            lora: None,
         }
     }
 
@@ -65,6 +68,10 @@ impl Linear {
     fn apply<const D: usize>(&self, x: Tensor<D>, residual: Option<Tensor<D>>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(Param::val);
         let options = LinearOptions::new(self.precision);
-        ops::linear(x, self.weight.val(), bias, residual, options)
+        let layer = |x| ops::linear(x, self.weight.val(), bias, residual, options);
+        match &self.lora {
+            Some(factors) => factors.beside_linear(x, layer, options),
+            None => layer(x),
+        }
     }
 }

@@ -6,12 +6,14 @@
 mod convolution;
 mod embedding;
 mod linear;
+mod low_rank;
 mod norms;
 mod timestep;
 
 pub use convolution::{Conv2d, Epilogue};
 pub use embedding::Embedding;
 pub use linear::Linear;
+pub use low_rank::{Adaptable, LowRank};
 pub use norms::{GroupNorm, LayerNorm};
 pub use timestep::{Sinusoid, TimestepEmbedding, sinusoid_values, timestep_sinusoid};
 

@@ -8,7 +8,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::gradients::Grads;
-use super::optimizer::{AdamW, Memory, tracking};
+use super::optimizer::{AdamW, Memory, Rates, tracking};
 use super::stack::Turns;
 use crate::ops::{column_sums, overwrite, part};
 use crate::parameters::{Path, visit_parameters};
@@ -27,6 +27,8 @@ pub(super) struct Flat {
     square: Tensor<1>,
     matrices: Joined,
     turns: Option<Turns>,
+    /// What the learning rate of each vector and matrix is multiplied with, where some have rates of their own.
+    rates: Option<[Tensor<1>; 2]>,
 }
 
 /// Parameters behind one another, each from a multiple of [`ALIGNED`] on, and zeros between and behind them.
@@ -172,6 +174,34 @@ impl Flat {
             square,
             matrices,
             turns,
+            rates: None,
+        }
+    }
+
+    /// The same with learning rates of their own for some parameters.
+    pub(super) fn with_rates(mut self, rates: &Rates) -> Self {
+        if !rates.are_equal() {
+            let device = self.square.device();
+            self.rates = Some([false, true].map(|turned| {
+                let total = self.joined(turned).total;
+                let mut factors = vec![1.0; total];
+                for part in self.parts.iter().filter(|part| part.turned == turned) {
+                    factors[part.range.clone()].fill(rates.of(&part.path));
+                }
+                upload(factors, &device)
+            }));
+        }
+        self
+    }
+
+    /// Weights shrunk by the share `shrink [1]` and moved against `change`, both times what their learning rates are
+    /// multiplied with.
+    fn moved(&self, turned: bool, shrink: Tensor<1>, change: Tensor<1>) -> Tensor<1> {
+        let weights = self.joined(turned).weights.clone();
+        let change = weights.clone() * shrink + change;
+        match &self.rates {
+            None => weights - change,
+            Some(rates) => weights - change * rates[usize::from(turned)].clone(),
         }
     }
 
@@ -202,19 +232,19 @@ impl Flat {
         Gathered { vectors, matrices }
     }
 
-    /// One step against the gradients, by what [`Update::rates`](super::optimizer::Update::rates) says of it. All that is
-    /// remembered stays where it is on the device.
+    /// One step against the gradients, by what [`Update::numbers`](super::optimizer::Update::numbers) says of it. All that
+    /// is remembered stays where it is on the device.
     pub(super) fn step(
         &mut self,
         gradients: Gathered,
-        rates: &Tensor<1>,
+        numbers: &Tensor<1>,
         settings: &AdamW,
         momentum: Option<f32>,
     ) {
-        let rate = |index: usize| rates.clone().slice([index..index + 1]);
-        let [kept, size, correction, lr, towards] = [0, 1, 2, 3, 4].map(rate);
+        let number = |index: usize| numbers.clone().slice([index..index + 1]);
+        let [shrink, size, correction, lr, towards] = [0, 1, 2, 3, 4].map(number);
         let gradient = gradients.vectors;
-        let vectors = &mut self.vectors;
+        let vectors = &self.vectors;
         let AdamW {
             beta1, beta2, eps, ..
         } = *settings;
@@ -222,17 +252,19 @@ impl Flat {
         let mean = vectors.mean.clone() * beta1 + gradient * (1.0 - beta1);
         let square = self.square.clone() * beta2 + square;
         let deviation = square.clone().sqrt() * correction + eps;
-        let weights = vectors.weights.clone() * kept.clone() - mean.clone() / deviation * size;
+        let change = mean.clone() / deviation * size;
+        let weights = self.moved(false, shrink.clone(), change);
         settle(&mut self.square, square);
-        vectors.settle(weights, mean, towards.clone());
+        self.vectors.settle(weights, mean, towards.clone());
         let (Some(turns), Some(momentum)) = (&self.turns, momentum) else {
             return;
         };
-        let matrices = &mut self.matrices;
+        let matrices = &self.matrices;
         let mean = matrices.mean.clone() * momentum + gradients.matrices.clone();
         let ahead = mean.clone() * momentum + gradients.matrices;
-        let weights = matrices.weights.clone() * kept - turns.directions(ahead) * lr;
-        matrices.settle(weights, mean, towards);
+        let change = turns.directions(ahead) * lr;
+        let weights = self.moved(true, shrink, change);
+        self.matrices.settle(weights, mean, towards);
     }
 
     /// `module` with the weights of now.
@@ -255,7 +287,7 @@ impl Flat {
                     return param;
                 };
                 let found = &parts[place];
-                let weights = &self.flat.joined(found).weights;
+                let weights = &self.flat.joined(found.turned).weights;
                 param.map(|tensor| {
                     let shape = tensor.dims();
                     let values = part(weights.clone(), found.range.start, found.range.end);
@@ -269,8 +301,8 @@ impl Flat {
         })
     }
 
-    fn joined(&self, part: &Part) -> &Joined {
-        if part.turned {
+    fn joined(&self, turned: bool) -> &Joined {
+        if turned {
             &self.matrices
         } else {
             &self.vectors
@@ -353,11 +385,14 @@ mod tests {
             weight_decay: 0.1,
             ..AdamW::default()
         };
-        let mut optimizer = Optimizer::new(settings, true);
-        let mut rates = Optimizer::new(settings, true);
+        // The bias learns at a rate of its own.
+        let own = Rates(vec![("bias".to_owned(), 0.25)]);
+        let mut optimizer = Optimizer::new(settings, true).with_rates(own.clone());
+        let mut counted = Optimizer::new(settings, true);
         let ((mut apart, compute), (mut joined, _)) = (layer(), layer());
         let first = gradients(&joined, &compute, 1);
-        let mut flat = Flat::new(&joined, &first, &BTreeMap::new(), true, |_, _| false);
+        let flat = Flat::new(&joined, &first, &BTreeMap::new(), true, |_, _| false);
+        let mut flat = flat.with_rates(&own);
         for step in 1..=5 {
             let how = Step {
                 lr: 0.01,
@@ -367,8 +402,8 @@ mod tests {
             let grads = gradients(&apart, &compute, step);
             apart = optimizer.step(apart, grads, how).0;
             let gathered = flat.gather(gradients(&joined, &compute, step));
-            let rates = compute.inference().tensor(rates.rates(how), [5]);
-            flat.step(gathered, &rates, &settings, None);
+            let numbers = compute.inference().tensor(counted.numbers(how), [5]);
+            flat.step(gathered, &numbers, &settings, None);
             joined = flat.put_into(joined);
         }
         let averages = flat

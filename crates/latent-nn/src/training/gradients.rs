@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::backend::{DispatchDevice, Flex};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Gradients, Tensor};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::optimizer::tracking;
@@ -139,6 +139,29 @@ pub fn with_own_leaves<M: Module>(module: &M) -> M {
         }
     }
     module.clone().map(&mut Leaves)
+}
+
+/// `module` on the device with gradients, itself without any: what trains stands beside its weights, or in front of it.
+///
+/// On a GPU no value is copied. On the CPU weights that stay in their file are read, since the way back needs them in f32.
+pub fn frozen<M: Module>(module: M) -> M {
+    struct Freezer;
+    impl ModuleMapper for Freezer {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| {
+                let tensor = tensor.without_autodiff();
+                let tensor = if is_host(&tensor.device()) {
+                    let device = tensor.device();
+                    let (values, shape) = to_host(tensor);
+                    Tensor::from_data(TensorData::new(values, shape), &device)
+                } else {
+                    tensor
+                };
+                tensor.autodiff().set_require_grad(false)
+            })
+        }
+    }
+    module.map(&mut Freezer)
 }
 
 /// Whether tensors of `device` are slices we can reach.

@@ -12,8 +12,8 @@ mod state;
 
 pub use average::AverageWarmup;
 pub(crate) use gradients::is_host;
-pub use gradients::{Grads, with_own_leaves};
-pub use optimizer::{AdamW, Muon, Optimizer, Step, StepReport};
+pub use gradients::{Grads, frozen, with_own_leaves};
+pub use optimizer::{AdamW, Muon, Optimizer, Rates, Step, StepReport};
 pub use recorded::Recorded;
 pub use side_by_side::SideBySide;
 pub use state::{OptimizerState, StateError};

@@ -68,6 +68,25 @@ impl Muon {
     }
 }
 
+/// Learning rates of their own: paths that begin with a name take so many times the step's rate; others take the step's.
+///
+/// They are torch's parameter groups.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rates(pub Vec<(String, f32)>);
+
+impl Rates {
+    /// What the rate of this parameter is multiplied with.
+    pub(super) fn of(&self, path: &str) -> f32 {
+        let own = self.0.iter().find(|(start, _)| path.starts_with(start));
+        own.map_or(1.0, |(_, factor)| *factor)
+    }
+
+    /// Whether all parameters take the step's.
+    pub(super) fn are_equal(&self) -> bool {
+        self.0.iter().all(|(_, factor)| *factor == 1.0)
+    }
+}
+
 /// What changes from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
@@ -130,6 +149,7 @@ pub(super) struct Memory {
 pub struct Optimizer {
     settings: AdamW,
     muon: Option<Muon>,
+    rates: Rates,
     averages: bool,
     step: u64,
     memory: BTreeMap<String, Memory>,
@@ -143,6 +163,7 @@ impl Optimizer {
         Self {
             settings,
             muon: None,
+            rates: Rates::default(),
             averages,
             step: 0,
             memory: BTreeMap::new(),
@@ -154,6 +175,13 @@ impl Optimizer {
     #[must_use]
     pub fn with_muon(mut self, muon: Option<Muon>) -> Self {
         self.muon = muon;
+        self
+    }
+
+    /// The same with learning rates of their own for some parameters.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Rates) -> Self {
+        self.rates = rates;
         self
     }
 
@@ -174,9 +202,9 @@ impl Optimizer {
             let update = self.update(step, factor as f32);
             return (self.step_on_host(module, grads, update), report);
         }
-        let rates = self.rates(step);
-        let rates = Tensor::from_data(TensorData::from(rates.as_slice()), &grads.device());
-        let (module, norm) = self.step_on_device(module, grads, rates, step.max_grad_norm);
+        let numbers = self.numbers(step);
+        let numbers = Tensor::from_data(TensorData::from(numbers.as_slice()), &grads.device());
+        let (module, norm) = self.step_on_device(module, grads, numbers, step.max_grad_norm);
         (module, Self::report(to_host(norm).0[0], step.max_grad_norm))
     }
 
@@ -186,11 +214,11 @@ impl Optimizer {
     }
 
     /// Counts a step, and gives the numbers that [`Optimizer::step_on_device`] needs of it.
-    pub fn rates(&mut self, step: Step) -> Vec<f32> {
-        self.update(step, 1.0).rates()
+    pub fn numbers(&mut self, step: Step) -> Vec<f32> {
+        self.update(step, 1.0).numbers()
     }
 
-    /// Moves `module`'s parameters on a GPU against `grads`, by the [`Optimizer::rates`] of the step, without waiting for
+    /// Moves `module`'s parameters on a GPU against `grads`, by the [`Optimizer::numbers`] of the step, without waiting for
     /// the device; the gradients' norm `[1]` comes beside. From the second step on weights change where they are.
     ///
     /// # Panics
@@ -199,7 +227,7 @@ impl Optimizer {
         &mut self,
         module: M,
         grads: Grads,
-        rates: Tensor<1>,
+        numbers: Tensor<1>,
         max_grad_norm: Option<f32>,
     ) -> (M, Tensor<1>) {
         let mut flat = self.flat_for(&module, &grads);
@@ -207,7 +235,7 @@ impl Optimizer {
         let norm = gathered.norm();
         let scale = max_grad_norm.map(|max| ((norm.clone() + 1e-6).recip() * max).clamp_max(1.0));
         let momentum = self.muon.map(|muon| muon.momentum);
-        flat.step(gathered.scaled(scale), &rates, &self.settings, momentum);
+        flat.step(gathered.scaled(scale), &numbers, &self.settings, momentum);
         let module = flat.put_into(module);
         self.flat = Some(flat);
         (module, norm)
@@ -254,6 +282,7 @@ impl Optimizer {
             grads,
             directions,
             memory: &mut self.memory,
+            rates: &self.rates,
             update,
         })
     }
@@ -295,7 +324,7 @@ impl Optimizer {
         }
         let turns = self.muon.is_some();
         let turned = |path: &str, shape: &[usize]| turns && Muon::moves(path, shape);
-        Flat::new(module, grads, &self.memory, self.averages, turned)
+        Flat::new(module, grads, &self.memory, self.averages, turned).with_rates(&self.rates)
     }
 
     /// What is remembered, wherever it lies.
@@ -432,6 +461,7 @@ fn saved_values(
 }
 
 /// One step's rule and factors.
+#[derive(Clone)]
 pub(super) struct Update {
     pub(super) rule: kernels::AdamW,
     /// For the matrices, where it is used.
@@ -447,12 +477,11 @@ fn clipping(grad_norm: f64, max_grad_norm: Option<f32>) -> f64 {
 }
 
 impl Update {
-    /// What changes from step to step, as `Flat::step` reads it: of AdamW the share of the weights that stays, the size of
-    /// the step, one over the root of the mean square's correction; the learning rate and the share of matrices that
-    /// stays; how far averages move.
+    /// What changes from step to step, as `Flat::step` reads it: the share of the weights that goes; of AdamW the size of
+    /// the step and one over the root of the mean square's correction; the learning rate; how far averages move.
     ///
     /// Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2.
-    pub(super) fn rates(&self) -> Vec<f32> {
+    pub(super) fn numbers(&self) -> Vec<f32> {
         let kernels::AdamW {
             lr,
             beta1,
@@ -463,9 +492,8 @@ impl Update {
         } = self.rule;
         let correction =
             |beta: f32| 1.0 - f64::from(beta).powi(i32::try_from(step).unwrap_or(i32::MAX));
-        let kept = 1.0 - f64::from(lr) * f64::from(weight_decay);
         vec![
-            kept as f32,
+            (f64::from(lr) * f64::from(weight_decay)) as f32,
             (f64::from(lr) / correction(beta1)) as f32,
             correction(beta2).sqrt().recip() as f32,
             lr,
@@ -480,6 +508,7 @@ struct Mapper<'a> {
     /// Of the matrices that [`Muon`] moves; their gradients are spent.
     directions: HashMap<String, Vec<f32>>,
     memory: &'a mut BTreeMap<String, Memory>,
+    rates: &'a Rates,
     update: Update,
 }
 
@@ -505,7 +534,8 @@ impl ModuleMapper for Mapper<'_> {
         if self.update.average_decay.is_some() && memory.average.is_none() {
             memory.average = Some(to_host(param.val()).0);
         }
-        param.map(|tensor| self.update.apply(tensor, step, memory))
+        let update = self.update.at(self.rates.of(&path));
+        param.map(|tensor| update.apply(tensor, step, memory))
     }
 }
 
@@ -532,6 +562,16 @@ impl Memory {
 }
 
 impl Update {
+    /// The update of a parameter whose learning rate is `factor` times the step's.
+    fn at(&self, factor: f32) -> Self {
+        let mut update = self.clone();
+        update.rule.lr *= factor;
+        if let Some(muon) = &mut update.muon {
+            muon.lr *= factor;
+        }
+        update
+    }
+
     /// The updated tensor, with the gradient requirement of `tensor`.
     fn apply<const D: usize>(
         &self,

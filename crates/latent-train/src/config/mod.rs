@@ -2,6 +2,7 @@
 
 mod autoencoder;
 mod diffusion;
+mod lora;
 mod shared;
 mod text_encoder;
 
@@ -10,6 +11,9 @@ pub use autoencoder::{
 };
 pub use diffusion::{
     BetaSchedule, Condition, DiffusionConfig, DiffusionLoss, NoiseSchedule, Prediction, Sampling,
+};
+pub use lora::{
+    Buckets, Factors, LayerChoice, LoraConfig, LoraLoss, Prior, SavedType, TextTraining,
 };
 pub use shared::{Augment, Data, Languages, Method, Optimization, PrecisionChoice, Run};
 pub use text_encoder::{TextEncoderConfig, TokenizerConfig};
@@ -21,7 +25,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Result, TrainError};
 
-/// What the three configs have in common.
+/// What the configs have in common.
 pub trait StageConfig: Serialize + DeserializeOwned {
     /// `[run]`.
     fn run(&self) -> &Run;

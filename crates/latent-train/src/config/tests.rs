@@ -48,6 +48,7 @@ fn every_committed_config_is_read() {
             Some("autoencoder") => AutoencoderConfig::read(&path).map(|_| ()),
             Some("diffusion") => DiffusionConfig::read(&path).map(|_| ()),
             Some("encoder" | "judge") => TextEncoderConfig::read(&path).map(|_| ()),
+            Some("lora") => LoraConfig::read(&path).map(|_| ()),
             _ => panic!("{name}: the name's end says the stage"),
         };
         result.unwrap_or_else(|error| panic!("{error}"));

@@ -25,9 +25,11 @@ use crate::trainee::Trainee;
 use frozen::Frozen;
 use latents::LatentCache;
 use loader::{Conditions, NoisedLoader};
-use noise::Noising;
 use stage::DiffusionStage;
 use texts::TextCache;
+
+pub(crate) use noise::{Noising, stratified_timesteps};
+pub(crate) use stage::by_timestep;
 
 /// Trains a U-Net and exports a whole pipeline folder as `model/`.
 ///

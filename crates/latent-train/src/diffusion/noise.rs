@@ -13,13 +13,23 @@ pub(crate) struct Noising {
 
 impl Noising {
     pub(crate) fn new(schedule: NoiseSchedule, loss: &DiffusionLoss) -> Self {
+        let prediction = match loss.prediction {
+            config::Prediction::Epsilon => Prediction::Epsilon,
+            config::Prediction::V => Prediction::V,
+        };
+        Self::of(schedule, prediction, loss.min_snr_gamma)
+    }
+
+    /// The same from a scheduler's own words.
+    pub(crate) fn of(
+        schedule: NoiseSchedule,
+        prediction: Prediction,
+        min_snr_gamma: Option<f64>,
+    ) -> Self {
         Self {
             schedule,
-            prediction: match loss.prediction {
-                config::Prediction::Epsilon => Prediction::Epsilon,
-                config::Prediction::V => Prediction::V,
-            },
-            min_snr_gamma: loss.min_snr_gamma,
+            prediction,
+            min_snr_gamma,
         }
     }
 

@@ -97,10 +97,7 @@ impl DiffusionStage {
         let errors = learned.shown.concat();
         Update {
             loss: learned.loss,
-            parts: buckets(
-                [(timesteps.as_slice(), errors.as_slice())],
-                self.config.noise.steps,
-            ),
+            parts: by_timestep(timesteps.into_iter().zip(errors), self.config.noise.steps),
             report: learned.report,
         }
     }
@@ -167,18 +164,16 @@ fn found(frozen: &Frozen, model: &UNet2dCondition, inputs: &[Tensor<1>]) -> Foun
     }
 }
 
-/// Mean error of each bucket of timesteps that the passes met.
-fn buckets<'a>(
-    passes: impl IntoIterator<Item = (&'a [usize], &'a [f32])>,
+/// Mean error of each bucket of timesteps, from errors with their timestep.
+pub(crate) fn by_timestep(
+    errors: impl Iterator<Item = (usize, f32)>,
     timesteps: usize,
 ) -> Vec<(&'static str, f64)> {
     let mut sums = [(0.0, 0u64); BUCKETS.len()];
-    for (drawn, errors) in passes {
-        for (&timestep, &error) in drawn.iter().zip(errors) {
-            let (sum, count) = &mut sums[timestep * BUCKETS.len() / timesteps];
-            *sum += f64::from(error);
-            *count += 1;
-        }
+    for (timestep, error) in errors {
+        let (sum, count) = &mut sums[timestep * BUCKETS.len() / timesteps];
+        *sum += f64::from(error);
+        *count += 1;
     }
     BUCKETS
         .iter()
@@ -227,14 +222,13 @@ impl Stage for DiffusionStage {
         }
         let loss = passes.iter().map(|pass| pass.loss).sum::<f64>() * f64::from(share);
         let report = self.trainee.update(step, gradients);
+        let errors = passes.iter().flat_map(|pass| {
+            let timesteps = pass.timesteps.iter().copied();
+            timesteps.zip(pass.errors.iter().copied())
+        });
         Ok(Update {
             loss,
-            parts: buckets(
-                passes
-                    .iter()
-                    .map(|pass| (pass.timesteps.as_slice(), pass.errors.as_slice())),
-                self.config.noise.steps,
-            ),
+            parts: by_timestep(errors, self.config.noise.steps),
             report,
         })
     }

@@ -178,3 +178,19 @@ proptest! {
         let _ = decode(&bytes);
     }
 }
+
+#[test]
+fn a_picture_s_size_is_told_by_its_beginning_turned_as_the_camera_was() {
+    let measure = |bytes: &[u8]| Picture::measure(bytes, Path::new("a.png"));
+    for format in ALL {
+        let bytes = sample(format);
+        assert_eq!(measure(&bytes).unwrap(), [32, 24]);
+    }
+    for orientation in 1..=8 {
+        let bytes = turned_jpeg(orientation);
+        let picture = decode(&bytes).unwrap();
+        let size = [picture.width(), picture.height()];
+        assert_eq!(measure(&bytes).unwrap(), size, "{orientation}");
+    }
+    assert!(measure(b"no picture").is_err());
+}
