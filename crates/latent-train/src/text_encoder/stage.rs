@@ -97,6 +97,7 @@ impl Stage for TextEncoderStage {
             .unwrap_or_else(|_| unreachable!("the config was checked: no accumulation"));
         let (count, size) = (self.config.run.batch, self.config.data.size);
         let captions = pairs.captions(count);
+        let width = pairs.ids.len() / captions;
         // Ids are small whole numbers, exact in f32.
         let ids = pairs.ids.iter().map(|&id| id as f32).collect();
         let inputs = vec![pairs.pictures, ids, pairs.mask];
@@ -108,7 +109,7 @@ impl Stage for TextEncoderStage {
                 unreachable!("three were given")
             };
             let pictures = pictures.clone().reshape([count, 3, size, size]);
-            let ids = ids.clone().int().reshape([captions, -1]);
+            let ids = ids.clone().int().reshape([captions, width]);
             let scores = model.scores(pictures, ids) + mask.clone().reshape([count, captions]);
             Found {
                 loss: loss(scores.clone()),
@@ -171,7 +172,7 @@ impl Stage for TextEncoderStage {
         model.text.save(&folder.join("text_encoder"))?;
         let tower = folder.join("image_tower");
         model.image.save(&tower)?;
-        write_preprocessor(&tower, self.config.data.size)?;
+        write_preprocessor(&tower, self.config.data.size, &self.config.opposites)?;
         Ok(self.loader.tokenizer.save(&folder.join("tokenizer"))?)
     }
 }
