@@ -93,7 +93,7 @@ impl<M: Module> Trainee<M> {
         self.optimizer.averaged(&self.model().valid())
     }
 
-    fn rates(&self, step: u64) -> Step {
+    fn at(&self, step: u64) -> Step {
         Step {
             lr: self.settings.learning_rate.at(step, self.steps) as f32,
             max_grad_norm: self.settings.clip,
@@ -110,7 +110,7 @@ impl<M: Module> Trainee<M> {
         compute: &Compute,
         pass: impl Fn(&M, &[Tensor<1>]) -> Found,
     ) -> Learned {
-        let rates = self.rates(step);
+        let rates = self.at(step);
         if let Recording::Made(recorded) = &self.recording {
             inputs.push(self.optimizer.numbers(rates));
             return learned(recorded.run(inputs), rates);
@@ -157,7 +157,7 @@ impl<M: Module> Trainee<M> {
 
     /// One update; `step` counts from 0.
     pub(crate) fn update(&mut self, step: u64, gradients: Grads) -> StepReport {
-        let rates = self.rates(step);
+        let rates = self.at(step);
         let Some(model) = self.model.take() else {
             unreachable!("the model is out only inside `update`")
         };

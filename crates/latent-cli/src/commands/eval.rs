@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use latent_train::eval::{
     GenerationOptions, GenerationReport, GroupScore, Hits, Judge, ReconstructionOptions,
-    ReconstructionReport, evaluate_generation, evaluate_reconstruction,
+    ReconstructionReport, WordHits, evaluate_generation, evaluate_reconstruction,
 };
 use serde::Serialize;
 
@@ -21,8 +21,11 @@ use crate::terminal::Terminal;
   latent eval reconstruction --model runs/autoencoder/model --data data/all/heldout --judge runs/judge/model
   latent eval generation --judge runs/judge/model --data data/all/heldout --training data/core/train
 
-A judge is what `latent train text-encoder` exports, trained apart from the model it measures. Fréchet distances
-shrink with the number of pictures: compare equal numbers only.")]
+A judge is what `latent train text-encoder` exports, trained apart from the model it measures. Things are named right
+if, of the names of all things, the picture is nearest to those of its caption's; words are told right if it is nearer to
+its caption than to the same with another word of the list (a list goes by its first word; the judge's config has them as
+`opposites`). Read each score beside that of the data's own pictures, and words also beside that of the picture of
+another caption, which is chance. Fréchet distances shrink with the number of pictures: compare equal numbers only.")]
 pub(crate) struct Eval {
     #[command(subcommand)]
     what: What,
@@ -56,7 +59,7 @@ struct Reconstruction {
     compute: Compute,
 }
 
-/// What a model draws from captions: Fréchet distance, text alignment, right concepts, memorisation.
+/// What a model draws from captions: things named right, words told right, distances, text alignment, memorisation.
 #[derive(Debug, Args)]
 struct Generation {
     #[command(flatten)]
@@ -210,6 +213,9 @@ impl Generation {
                 &mut progress,
             )?
         };
+        if report.worded.is_none() {
+            terminal.note("words are not scored: the judge was exported without `opposites`");
+        }
         let measured = Measured {
             model: pipeline.model_name(),
             seed: self.seed,
@@ -219,21 +225,65 @@ impl Generation {
     }
 }
 
-fn generation_table(report: &GenerationReport) -> String {
-    let hits = |hits: &Hits| {
+/// A share with its counts.
+fn hits(hits: &Hits) -> String {
+    let of = format!("({} of {})", hits.right, hits.of);
+    format!("{:>5.1} % {of:14}", 100.0 * hits.share())
+}
+
+/// Things by name: all, by kind, by language.
+fn named_lines(report: &GenerationReport) -> Vec<String> {
+    let beside = |word: &str, of: &Hits, data: Option<&Hits>| {
+        let data = data.map(|data| format!("  data {}", hits(data)));
+        format!("{word:25} {}{}", hits(of), data.unwrap_or_default())
+    };
+    let all = beside("named right", &report.named, Some(&report.named_of_data));
+    let kinds = report
+        .named_by_kind
+        .iter()
+        .map(|(kind, of)| (kind, of, report.named_by_kind_of_data.get(kind)));
+    let languages = report.named_by_language.iter();
+    let parts = kinds.chain(languages.map(|(language, of)| (language, of, None)));
+    let parts = parts.map(|(word, of, data)| beside(&format!("  {word}"), of, data));
+    [all].into_iter().chain(parts).collect()
+}
+
+/// Words that captions turn on, list by list; nothing if the judge has none.
+fn worded_lines(report: &GenerationReport) -> Vec<String> {
+    let Some(worded) = &report.worded else {
+        return Vec::new();
+    };
+    let line = |(list, of): (&String, &WordHits)| {
+        let WordHits {
+            drawn,
+            of_data,
+            of_others,
+        } = of;
         format!(
-            "{:>5.1} % ({} of {})",
-            100.0 * hits.share(),
-            hits.right,
-            hits.of
+            "  {list:23} {}  data {}  another's {}",
+            hits(drawn),
+            hits(of_data),
+            hits(of_others)
         )
     };
-    let mut lines = vec![
-        format!("pictures                  {}", report.pictures),
-        format!("right concept             {}", hits(&report.concepts)),
-    ];
+    let heading = "word told right, by list".to_owned();
+    [heading]
+        .into_iter()
+        .chain(worded.iter().map(line))
+        .collect()
+}
+
+fn generation_table(report: &GenerationReport) -> String {
+    let mut lines = vec![format!("pictures                  {}", report.pictures)];
+    lines.extend(named_lines(report));
+    lines.extend(worded_lines(report));
+    lines.push("nearest training picture".into());
+    lines.push(format!(
+        "  right concept           {}",
+        hits(&report.concepts)
+    ));
     for (word, of) in report.by_kind.iter().chain(&report.by_language) {
-        lines.push(format!("  {word:23} {}", hits(of)));
+        lines.push(format!("    {word:21} {}", hits(of)));
     }
     lines.extend([
         format!(
@@ -241,19 +291,20 @@ fn generation_table(report: &GenerationReport) -> String {
             hits(&report.concepts_of_data)
         ),
         format!(
+            "  distance                {:.4} (data {:.4})",
+            report.nearest_training, report.nearest_training_of_data
+        ),
+        format!(
+            "  near copies             {:.1} %",
+            100.0 * report.near_copies
+        ),
+        format!(
             "text alignment            {:.4} (data {:.4})",
             report.alignment, report.alignment_of_data
         ),
         format!("Fréchet distance          {:.4}", report.frechet_distance),
         format!("kernel distance           {:.5}", report.kernel_distance),
-        format!(
-            "nearest training picture  {:.4} (data {:.4})",
-            report.nearest_training, report.nearest_training_of_data
-        ),
-        format!(
-            "near copies               {:.1} %",
-            100.0 * report.near_copies
-        ),
     ]);
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
     lines.join("\n")
 }

@@ -60,6 +60,8 @@ fn head(root: &Path, name: &str, steps: usize) -> String {
     )
 }
 
+const OPPOSITES: &str = "opposites = [[\"red\", \"green\"], [\"left\", \"right\"]]\n";
+
 const TEXT_ENCODER: &str = r#"
 [tokenizer]
 vocab_size = 560
@@ -107,14 +109,14 @@ norm_num_groups = 4
 
 /// Writes a stage's config and gives its path.
 fn config(root: &Path, name: &str, steps: usize, stage: &str) -> PathBuf {
-    let top = if stage == DIFFUSION {
-        format!(
+    let top = match stage {
+        DIFFUSION => format!(
             "autoencoder = {:?}\ntext_encoder = {:?}\n",
             root.join("autoencoder/model"),
             root.join("text/model")
-        )
-    } else {
-        String::new()
+        ),
+        TEXT_ENCODER => OPPOSITES.to_owned(),
+        _ => String::new(),
     };
     let path = root.join(format!("{name}.toml"));
     fs::write(&path, top + &head(root, name, steps) + stage).expect("written");
@@ -195,21 +197,72 @@ fn reconstruction_is_measured(model: &Path, data: &Path, judge: &Path) {
 }
 
 fn generation_is_measured(model: &Path, data: &Path, judge: &Path) {
-    let flags = ["eval", "generation", "--count", "2", "--steps", "2"];
-    let folders = [
-        "--model",
-        text(model),
-        "--data",
-        text(data),
-        "--training",
-        text(data),
-        "--judge",
-        text(judge),
+    let measured = |flags: &[&str]| {
+        let asked = ["eval", "generation", "--count", "4", "--steps", "2"];
+        let [model, data, judge] = [model, data, judge].map(text);
+        let folders = [
+            "--model",
+            model,
+            "--data",
+            data,
+            "--training",
+            data,
+            "--judge",
+            judge,
+        ];
+        run(asked.iter().chain(&folders).chain(flags)).fine()
+    };
+    things_are_listed(data);
+    let report = &measured(&["--json"]).json()[0];
+    // Four captions: red, green, and two in Korean words; each on a side.
+    let names = [
+        &report["named"],
+        &report["named_of_data"],
+        &report["named_by_kind"]["square"],
     ];
-    let shown = run(flags.into_iter().chain(folders)).fine().stdout;
-    for figure in ["right concept", "the data's own pictures", "near copies"] {
-        assert!(shown.contains(figure), "no {figure}:\n{shown}");
+    assert!(names.iter().all(|hits| hits["of"] == 4), "{report}");
+    for (list, of) in [("red", 2), ("left", 4)] {
+        let words = &report["worded"][list];
+        let counted = [&words["drawn"], &words["of_data"]];
+        assert!(counted.iter().all(|hits| hits["of"] == of), "{report}");
+        // The first caption has no other before it.
+        assert_eq!(words["of_others"]["of"], of - 1, "{report}");
     }
+    let heard = measured(&[]);
+    for figure in [
+        "named right",
+        "word told right",
+        "right concept",
+        "the data's own pictures",
+        "near copies",
+    ] {
+        assert!(
+            heard.stdout.contains(figure),
+            "no {figure}:\n{}",
+            heard.stdout
+        );
+    }
+    assert!(!heard.stderr.contains("opposites"), "{}", heard.stderr);
+    // As judges were exported before they listed words.
+    let file = judge.join("image_tower/preprocessor_config.json");
+    fs::write(file, format!("{{\"size\": {SIZE}}}")).expect("written");
+    let heard = measured(&["--json"]);
+    assert!(heard.json()[0]["worded"].is_null() && heard.json()[0]["named"]["of"] == 4);
+    let said = "words are not scored: the judge was exported without `opposites`";
+    assert!(heard.stderr.contains(said), "{}", heard.stderr);
+}
+
+/// Says of each square what thing it shows: its colour.
+fn things_are_listed(data: &Path) {
+    let line = |index: usize| {
+        let caption = fs::read_to_string(data.join(format!("{index}.txt"))).expect("a caption");
+        let colour = ["red", "green", "blue", "yellow"][index / 2];
+        serde_json::json!({
+            "file_name": format!("{index}.png"), "text": caption, "kind": "square", "objects": [{ "id": colour }],
+        })
+    };
+    let lines: Vec<String> = (0..8).map(|index| line(index).to_string()).collect();
+    fs::write(data.join("metadata.jsonl"), lines.join("\n")).expect("written");
 }
 
 /// Starts a training run that writes to nobody.

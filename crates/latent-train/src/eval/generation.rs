@@ -9,7 +9,10 @@ use latent_formats::Picture;
 use serde::Serialize;
 
 use super::judge::{cosine, nearest};
-use super::{Judge, concepts, frechet_distance, kernel_distance, spread, word};
+use super::naming::Names;
+use super::tally::{Tally, Worded, add_words};
+use super::wording::Wording;
+use super::{Hits, Judge, WordHits, concepts, frechet_distance, kernel_distance, spread, word};
 use crate::error::{Result, TrainError};
 
 /// What to draw and how.
@@ -55,13 +58,27 @@ pub struct GenerationReport {
     pub alignment: f64,
     /// The same of the captions' own pictures: what a perfect model would have.
     pub alignment_of_data: f64,
+    /// Among the names of all things of the training set those of the caption's things are nearest to the drawn picture.
+    /// A thing's name is the shortest caption of a training picture that shows it alone, without its style.
+    pub named: Hits,
+    /// The same of the captions' own pictures: how often the judge knows things when they are drawn right.
+    pub named_of_data: Hits,
+    /// `named` by `kind` of the captions' metadata.
+    pub named_by_kind: BTreeMap<String, Hits>,
+    /// `named_of_data` by `kind`.
+    pub named_by_kind_of_data: BTreeMap<String, Hits>,
+    /// `named` by the captions' language.
+    pub named_by_language: BTreeMap<String, Hits>,
+    /// The words that captions turn on, by the first word of the list that each is in; absent if the judge's folder
+    /// lists none.
+    pub worded: Option<BTreeMap<String, WordHits>>,
     /// The nearest training picture shows the right concept.
     pub concepts: Hits,
-    /// The same of the captions' own pictures: how often the judge knows a thing when it is drawn right.
+    /// The same of the captions' own pictures.
     pub concepts_of_data: Hits,
-    /// The same by `kind` of the captions' metadata.
+    /// `concepts` by `kind`.
     pub by_kind: BTreeMap<String, Hits>,
-    /// The same by the captions' language.
+    /// `concepts` by the captions' language.
     pub by_language: BTreeMap<String, Hits>,
     /// Median distance of drawn pictures to the nearest training picture.
     pub nearest_training: f64,
@@ -69,27 +86,6 @@ pub struct GenerationReport {
     pub nearest_training_of_data: f64,
     /// Share of drawn pictures that are nearer to a training picture than 0.01.
     pub near_copies: f64,
-}
-
-/// How many of how many were right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Hits {
-    /// Right ones.
-    pub right: usize,
-    /// All.
-    pub of: usize,
-}
-
-impl Hits {
-    fn add(&mut self, right: bool) {
-        self.right += usize::from(right);
-        self.of += 1;
-    }
-
-    /// Share of right ones, 0 of none.
-    pub fn share(&self) -> f64 {
-        self.right as f64 / self.of.max(1) as f64
-    }
 }
 
 /// A caption that is drawn, with the language's name.
@@ -118,30 +114,31 @@ pub fn evaluate_generation(
     let training = DataSet::open(training, Captions::Optional)?;
     let asked = asked(&data, options.count);
     let (places, known) = seen(&training, judge, options.training_limit)?;
+    let names = Names::of(&training, judge);
     let total = asked.len();
     let mut scores = Scores::default();
     for (index, asked) in asked.iter().enumerate() {
         let drawn = draw(pipeline, &asked.caption, options, index as u64)?;
         let own = judge.see(&[data.load(asked.example)?])?.remove(0);
         let drawn = judge.see(&[drawn])?.remove(0);
-        let caption = judge.read(&[asked.caption.as_str()]).remove(0);
+        let wording = Wording::read(judge, &asked.caption);
         let example = &data.examples()[asked.example];
         let shows = |vector: &[f32]| {
             let (place, _) = nearest(vector, &known)?;
             Some(shows(&training.examples()[places[place]], example))
         };
-        if let (Some(of_data), Some(right)) = (shows(&own), shows(&drawn)) {
-            let kind = word(example, "kind").to_string();
-            let language = asked.language.clone();
-            scores.concepts_of_data.add(of_data);
-            scores.concepts.add(right);
-            scores.by_kind.entry(kind).or_default().add(right);
-            scores.by_language.entry(language).or_default().add(right);
-        }
-        scores.add(own, drawn, &caption, &known);
+        let named = |vector: &[f32]| names.right(vector, example);
+        let of = [word(example, "kind"), &asked.language];
+        scores
+            .concepts
+            .add([&drawn, &own].map(|seen| shows(seen)), of);
+        scores.named.add([&drawn, &own].map(|seen| named(seen)), of);
+        let other = scores.own.last().map(Vec::as_slice);
+        add_words(&mut scores.worded, &wording, [&drawn, &own], other);
+        scores.add(own, drawn, &wording.caption, &known);
         progress(index + 1, total);
     }
-    Ok(scores.report())
+    Ok(scores.report(!judge.opposites().is_empty()))
 }
 
 /// Whether the training picture shows what the caption's picture shows: the same concept, or of several at least one.
@@ -213,10 +210,26 @@ struct Scores {
     alignment_of_data: Vec<f64>,
     distances: Vec<f64>,
     distances_of_data: Vec<f64>,
-    concepts: Hits,
-    concepts_of_data: Hits,
-    by_kind: BTreeMap<String, Hits>,
-    by_language: BTreeMap<String, Hits>,
+    named: Both,
+    worded: Worded,
+    concepts: Both,
+}
+
+/// Hits of drawn pictures and of the data's own.
+#[derive(Default)]
+struct Both {
+    drawn: Tally,
+    of_data: Tally,
+}
+
+impl Both {
+    /// Counts a caption if its pictures could be judged.
+    fn add(&mut self, right: [Option<bool>; 2], [kind, language]: [&str; 2]) {
+        if let [Some(drawn), Some(of_data)] = right {
+            self.drawn.add(drawn, kind, language);
+            self.of_data.add(of_data, kind, language);
+        }
+    }
 }
 
 impl Scores {
@@ -231,7 +244,8 @@ impl Scores {
         self.drawn.push(drawn);
     }
 
-    fn report(self) -> GenerationReport {
+    /// `worded`: whether the judge lists words that captions turn on.
+    fn report(self, worded: bool) -> GenerationReport {
         let near = self
             .distances
             .iter()
@@ -243,10 +257,16 @@ impl Scores {
             kernel_distance: kernel_distance(&self.own, &self.drawn),
             alignment: mean(&self.alignment),
             alignment_of_data: mean(&self.alignment_of_data),
-            concepts: self.concepts,
-            concepts_of_data: self.concepts_of_data,
-            by_kind: self.by_kind,
-            by_language: self.by_language,
+            named: self.named.drawn.all,
+            named_of_data: self.named.of_data.all,
+            named_by_kind: self.named.drawn.by_kind,
+            named_by_kind_of_data: self.named.of_data.by_kind,
+            named_by_language: self.named.drawn.by_language,
+            worded: worded.then_some(self.worded),
+            concepts: self.concepts.drawn.all,
+            concepts_of_data: self.concepts.of_data.all,
+            by_kind: self.concepts.drawn.by_kind,
+            by_language: self.concepts.drawn.by_language,
             near_copies: near as f64 / self.distances.len().max(1) as f64,
             nearest_training: median(self.distances),
             nearest_training_of_data: median(self.distances_of_data),

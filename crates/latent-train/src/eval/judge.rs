@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::pictures::fitted;
+use crate::text_encoder::Opposites;
 
 /// Pictures or captions of one pass.
 const BATCH: usize = 32;
@@ -20,13 +21,21 @@ const PREPROCESSOR: &str = "preprocessor_config.json";
 struct Preprocessor {
     /// Side of the square pictures.
     size: usize,
+    /// Lists of words that exclude one another, which training set against each other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    opposites: Vec<Vec<String>>,
 }
 
 /// Writes what [`Judge::open`] needs beside the tower's own files.
-pub(crate) fn write_preprocessor(folder: &Path, size: usize) -> Result<()> {
+pub(crate) fn write_preprocessor(
+    folder: &Path,
+    size: usize,
+    opposites: &[Vec<String>],
+) -> Result<()> {
+    let opposites = opposites.to_vec();
     Ok(latent_formats::write_json(
         &folder.join(PREPROCESSOR),
-        &Preprocessor { size },
+        &Preprocessor { size, opposites },
     )?)
 }
 
@@ -36,6 +45,7 @@ pub struct Judge {
     tokenizer: ClipTokenizer,
     tower: ImageTower,
     size: usize,
+    opposites: Opposites,
     compute: Compute,
 }
 
@@ -48,14 +58,20 @@ impl Judge {
         let text = ClipTextModel::load(&folder.join("text_encoder"), compute)?;
         let length = text.config().max_position_embeddings;
         let tower = folder.join("image_tower");
-        let Preprocessor { size } = read_json(&tower.join(PREPROCESSOR))?;
+        let Preprocessor { size, opposites } = read_json(&tower.join(PREPROCESSOR))?;
         Ok(Self {
             tokenizer: ClipTokenizer::open(&folder.join("tokenizer"), length)?,
             tower: ImageTower::load(&tower, compute)?,
             text,
             size,
+            opposites: Opposites::new(opposites),
             compute: compute.clone(),
         })
+    }
+
+    /// Lists of words that captions turn on; empty if the judge was trained without.
+    pub(crate) fn opposites(&self) -> &Opposites {
+        &self.opposites
     }
 
     /// A vector of length 1 for each picture.

@@ -3,15 +3,19 @@
 mod frechet;
 mod generation;
 mod judge;
+mod naming;
 mod reconstruction;
+mod tally;
+mod wording;
 
 pub use frechet::{frechet_distance, kernel_distance};
-pub use generation::{GenerationOptions, GenerationReport, Hits, evaluate_generation};
+pub use generation::{GenerationOptions, GenerationReport, evaluate_generation};
 pub use judge::Judge;
 pub(crate) use judge::write_preprocessor;
 pub use reconstruction::{
     GroupScore, ReconstructionOptions, ReconstructionReport, evaluate_reconstruction,
 };
+pub use tally::{Hits, WordHits};
 
 use latent_data::Example;
 use serde_json::Value;

@@ -6,7 +6,7 @@ mod stage;
 mod twins;
 
 pub(crate) use loader::PairLoader;
-pub(crate) use twins::bare;
+pub(crate) use twins::{Opposites, bare};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,6 @@ use crate::pictures::{CaptionChoice, Pictures};
 use crate::run::train;
 use crate::trainee::Trainee;
 use stage::{Exports, Pair, TextEncoderStage};
-use twins::Opposites;
 
 /// Trains a text encoder with an image tower and exports `text_encoder/`, `tokenizer/` and `image_tower/` into
 /// `model/`.

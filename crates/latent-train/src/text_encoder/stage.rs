@@ -176,7 +176,7 @@ impl Stage for TextEncoderStage {
         model.text.save(&folder.join("text_encoder"))?;
         let tower = folder.join("image_tower");
         model.image.save(&tower)?;
-        write_preprocessor(&tower, self.config.data.size)?;
+        write_preprocessor(&tower, self.config.data.size, &self.config.opposites)?;
         Ok(self.loader.tokenizer.save(&folder.join("tokenizer"))?)
     }
 }
