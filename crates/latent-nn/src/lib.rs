@@ -12,6 +12,7 @@
 //! assert_eq!(to_host(y), (vec![0.0, 0.0], [1, 2]));
 //! ```
 
+mod canvas;
 mod compute;
 mod device;
 mod init;
@@ -21,7 +22,8 @@ mod parameters;
 mod philox;
 pub mod training;
 
-pub use compute::{Compute, to_host};
+pub use canvas::{Bands, Canvas, Scale};
+pub use compute::{Compute, is_cpu, to_host};
 pub use device::{
     DeviceError, DeviceInfo, OpDifference, Selected, check_device, list_devices, select_device,
 };

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use latent_formats::Dtype;
 use latent_nn::layers::{Embedding, LayerNorm, Linear};
-use latent_nn::ops::AttentionOptions;
+use latent_nn::ops::{AttentionOptions, Part, evaluation};
 use latent_nn::{Compute, Init, Precision, ops};
 
 use super::config::{ClipTextConfig, HiddenActivation};
@@ -168,6 +168,10 @@ impl ClipTextModel {
     /// # Panics
     /// If the texts are longer, or an id is not below `vocab_size`.
     pub fn forward(&self, ids: Tensor<2, Int>) -> TextStates {
+        evaluation(Part::TextEncoder, || self.read(ids))
+    }
+
+    fn read(&self, ids: Tensor<2, Int>) -> TextStates {
         let ends = self.ends(&ids);
         let layers = self.text_model.encoder.layers.len();
         let penultimate = self.through(self.embed(ids), 0..layers - 1);
@@ -208,7 +212,9 @@ impl ClipTextModel {
     /// Source: transformers' `hidden_states[-(skipped + 1)]`.
     pub fn forward_hidden(&self, ids: Tensor<2, Int>, skipped: usize) -> Tensor<3> {
         let layers = self.text_model.encoder.layers.len();
-        self.through(self.embed(ids), 0..layers.saturating_sub(skipped))
+        evaluation(Part::TextEncoder, || {
+            self.through(self.embed(ids), 0..layers.saturating_sub(skipped))
+        })
     }
 
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_formats::{Renamed, Weights};
 use latent_nn::layers::{Conv2d, Sinusoid, TimestepEmbedding, timestep_sinusoid};
+use latent_nn::ops::{Part, beside, evaluation};
 use latent_nn::{Compute, Init, Precision, ops};
 
 use super::blocks::{Builder, DownBlock, MidBlock, Told};
@@ -231,6 +232,10 @@ impl ControlNet {
     /// # Panics
     /// If a width is another.
     pub fn prepare(&self, picture: Tensor<4>, text: &Tensor<3>) -> ControlNetContext {
+        beside(Part::ControlNet, || self.prepared(picture, text))
+    }
+
+    fn prepared(&self, picture: Tensor<4>, text: &Tensor<3>) -> ControlNetContext {
         let down = self.down_blocks.iter().flat_map(DownBlock::attentions);
         let mid = self.mid_block.iter().flat_map(MidBlock::attentions);
         ControlNetContext {
@@ -254,6 +259,10 @@ impl ControlNet {
         timesteps: &[f32],
         context: &ControlNetContext,
     ) -> Residuals {
+        evaluation(Part::ControlNet, || self.run(sample, timesteps, context))
+    }
+
+    fn run(&self, sample: Tensor<4>, timesteps: &[f32], context: &ControlNetContext) -> Residuals {
         let sinusoid = Sinusoid {
             dim: self.config.block_out_channels[0],
             flip_sin_to_cos: self.config.flip_sin_to_cos,

@@ -8,6 +8,7 @@ use latent_formats::Dtype;
 use latent_nn::layers::{
     Conv2d, Embedding, GroupNorm, Sinusoid, TimestepEmbedding, timestep_sinusoid,
 };
+use latent_nn::ops::{Part, beside, evaluation};
 use latent_nn::{Compute, Init, Precision, ops};
 
 use super::blocks::{Builder, DownBlock, MidBlock, Told, UpBlock};
@@ -193,6 +194,10 @@ impl UNet2dCondition {
     /// If the condition is not of this network: a width other than `cross_attention_dim`, a class where the config
     /// has none, or [`UNetCondition::TextTime`] where it has no `addition_embed_type`, or another where it has.
     pub fn prepare(&self, condition: UNetCondition, batch: usize) -> Context {
+        beside(Part::UNet, || self.prepared(condition, batch))
+    }
+
+    fn prepared(&self, condition: UNetCondition, batch: usize) -> Context {
         let added = self.embed_condition(&condition, batch);
         let text = match condition {
             UNetCondition::Text(text) => text,
@@ -301,7 +306,9 @@ impl UNet2dCondition {
         context: &Context,
         watch: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Tensor<4> {
-        self.run(sample, timesteps, context, None, watch)
+        evaluation(Part::UNet, || {
+            self.run(sample, timesteps, context, None, watch)
+        })
     }
 
     /// [`UNet2dCondition::forward_prepared`] with what ControlNets add to its skips and its middle.
@@ -315,7 +322,9 @@ impl UNet2dCondition {
         context: &Context,
         residuals: Option<&Residuals>,
     ) -> Tensor<4> {
-        self.run(sample, timesteps, context, residuals, &mut |_, _| ())
+        evaluation(Part::UNet, || {
+            self.run(sample, timesteps, context, residuals, &mut |_, _| ())
+        })
     }
 
     fn run(
