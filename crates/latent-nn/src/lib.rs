@@ -20,6 +20,7 @@ pub mod layers;
 pub mod ops;
 mod parameters;
 mod philox;
+mod rates;
 pub mod training;
 
 pub use canvas::{Bands, Canvas, Scale};
@@ -33,3 +34,4 @@ pub use parameters::{
     Exported, Named, Stored, StoredType, Values, export_parameters, fill_parameters,
     load_parameters, named_parameters, parameter_count, visit_parameters,
 };
+pub use rates::Rates;

@@ -5,7 +5,7 @@ use std::{env, io};
 
 use burn::tensor::Tensor;
 use latent_formats::{FormatError, Weights, parse_json};
-use latent_nn::ops::{Part, evaluation};
+use latent_nn::ops::{Part, evaluation, forget_packed};
 use latent_nn::{Bands, Compute, is_cpu};
 use serde_json::Value;
 
@@ -265,6 +265,11 @@ impl Autoencoder {
             Self::Vq(model) => model.decode_bands(latents, bands).map_err(disk),
             Self::Simple(_) | Self::Tiny(_) => Ok(self.decode(latents)),
         })
+    }
+
+    /// Drops the packed copies of its weights; the next use packs them again.
+    pub fn forget_packed(&self) {
+        of_any!(self, model => forget_packed(model));
     }
 
     /// Unscaled latents `[n, c, h, w]` to those that diffusion works on.
