@@ -7,6 +7,7 @@ mod generate;
 #[cfg(feature = "hub")]
 mod hub;
 mod modes;
+mod plan;
 mod prompts;
 mod refusals;
 mod reproduce;
