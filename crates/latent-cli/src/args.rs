@@ -147,6 +147,7 @@ impl From<PredictionFlag> for latent::models::PredictionType {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Generate(Box<generate::Generate>),
+    #[command(after_help = plan::EXAMPLES, after_long_help = plan::EXAMPLES)]
     Plan(Box<plan::Plan>),
     Reproduce(reproduce::Reproduce),
     Encode(encode::Encode),

@@ -35,8 +35,8 @@ pub struct Rates {
 const ATTENTION_SHARE: f64 = 0.6;
 /// Products of bytes a second to those of bf16, likewise.
 const BYTES_SHARE: f64 = 1.8;
-/// Each measurement is run this often, and the median counts.
-const RUNS: usize = 5;
+/// Each measurement is run this often, and the fastest counts: what else runs on the machine takes its share.
+const RUNS: usize = 7;
 
 impl Rates {
     /// Measures the kernels on all threads of the pool, at the sizes that Stable Diffusion spends its time on.
@@ -101,18 +101,15 @@ impl Rates {
     }
 }
 
-/// Median seconds of `run`, after one that nobody counts.
-fn median(mut run: impl FnMut()) -> f64 {
+/// Seconds of the fastest `run`, after one that nobody counts.
+fn fastest(mut run: impl FnMut()) -> f64 {
     run();
-    let mut seconds: Vec<f64> = (0..RUNS)
-        .map(|_| {
-            let began = Instant::now();
-            run();
-            began.elapsed().as_secs_f64()
-        })
-        .collect();
-    seconds.sort_by(f64::total_cmp);
-    seconds[RUNS / 2].max(1e-9)
+    let seconds = (0..RUNS).map(|_| {
+        let began = Instant::now();
+        run();
+        began.elapsed().as_secs_f64()
+    });
+    seconds.fold(f64::INFINITY, f64::min).max(1e-9)
 }
 
 fn numbers(count: usize) -> Vec<f32> {
@@ -125,7 +122,7 @@ fn speeds(precision: Precision) -> Speeds {
     let [m, k, n] = [1024, 640, 1280];
     let (x, mut out) = (numbers(m * k), vec![0.0; m * n]);
     let w = PackedMatrix::pack(&numbers(n * k), n, k, precision);
-    let seconds = median(|| linear(&x, &w, None, None, &mut out));
+    let seconds = fastest(|| linear(&x, &w, None, None, &mut out));
     let linear = 2.0 * (m * k * n) as f64 / seconds;
     let shape = ConvShape {
         n: 1,
@@ -142,7 +139,7 @@ fn speeds(precision: Precision) -> Speeds {
     let x = numbers(shape.h * shape.w * shape.ci);
     let mut out = vec![0.0; shape.h * shape.w * shape.co];
     let w = PackedConv::pack(&numbers(shape.co * shape.ci * 9), &shape, precision);
-    let seconds = median(|| conv2d(&x, &w, &shape, &Epilogue::default(), &mut out));
+    let seconds = fastest(|| conv2d(&x, &w, &shape, &Epilogue::default(), &mut out));
     Speeds {
         linear,
         convolution: 2.0 * shape.products() as f64 / seconds,
@@ -160,7 +157,7 @@ fn attention_speed(precision: Precision) -> f64 {
     };
     let len = shape.queries * shape.heads * shape.head_dim;
     let (x, mut out) = (numbers(len), vec![0.0; len]);
-    let seconds = median(|| attention(&x, &x, &x, &shape, precision, &mut out, None));
+    let seconds = fastest(|| attention(&x, &x, &x, &shape, precision, &mut out, None));
     4.0 * (shape.queries * shape.keys * shape.heads * shape.head_dim) as f64 / seconds
 }
 
@@ -177,7 +174,7 @@ fn bandwidth() -> f64 {
     let len = shape.positions * shape.channels;
     let (x, mut out, mut stats) = (numbers(len), vec![0.0; len], vec![0.0; 2 * shape.groups]);
     let one = vec![1.0; shape.channels];
-    let seconds = median(|| group_norm(&x, &one, &one, &shape, &mut out, &mut stats));
+    let seconds = fastest(|| group_norm(&x, &one, &one, &shape, &mut out, &mut stats));
     12.0 * len as f64 / seconds
 }
 
@@ -185,7 +182,7 @@ fn bandwidth() -> f64 {
 fn overhead(precision: Precision) -> f64 {
     let (x, mut out) = (numbers(64 * 64), vec![0.0; 64 * 64]);
     let w = PackedMatrix::pack(&numbers(64 * 64), 64, 64, precision);
-    median(|| (0..20).for_each(|_| linear(&x, &w, None, None, &mut out))) / 20.0
+    fastest(|| (0..20).for_each(|_| linear(&x, &w, None, None, &mut out))) / 20.0
 }
 
 /// Values a second of a convolution's weight.
@@ -203,7 +200,7 @@ fn packing(precision: Precision) -> f64 {
         upsample: false,
     };
     let w = numbers(shape.co * shape.ci * 9);
-    let seconds = median(|| {
+    let seconds = fastest(|| {
         black_box(PackedConv::pack(&w, &shape, precision));
     });
     w.len() as f64 / seconds

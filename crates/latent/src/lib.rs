@@ -63,7 +63,7 @@ pub use latents::Latents;
 pub use micro_conditioning::MicroConditioning;
 pub use modes::{Hires, PictureSource, Upscaler, Variation};
 pub use pipeline::{Builder, Parts, Pipeline, open_folder, open_folder_predicting};
-pub use plan::{Plan, Stage, resident_bytes};
+pub use plan::{Plan, Stage, program_bytes};
 pub use prompts::{PromptReport, ReadPrompt, ReadStage};
 pub use recipe::{NamedLora, NamedModel, Recipe, Tool, Unmatched};
 pub use request::Request;

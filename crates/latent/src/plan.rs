@@ -1,7 +1,8 @@
 //! What drawing will take of memory and time, found by a rehearsal: the request runs through the pipeline while no
 //! operation computes anything.
 
-use std::fs;
+use std::path::Path;
+use std::{env, fs};
 
 use latent_nn::ops::{OpCost, Part, PartRecord, rehearse};
 use latent_nn::{Rates, is_cpu};
@@ -31,7 +32,7 @@ pub struct Stage {
     record: PartRecord,
 }
 
-/// What the program itself takes, where the system does not tell: code, tokenizer, threads.
+/// What the program itself takes, where the system does not tell: code and tokenizer.
 const PROGRAM: usize = 48 << 20;
 /// What each thread keeps for rows in the making.
 const THREAD: usize = 4 << 20;
@@ -42,13 +43,21 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::generate`]; [`Error::Request`] for a pipeline on a GPU.
     pub fn plan(&self, request: &Request) -> Result<Plan, Error> {
+        self.plan_over(program_bytes(), request)
+    }
+
+    /// [`Pipeline::plan`] of a program that takes `program` bytes before it draws.
+    ///
+    /// # Errors
+    /// As [`Pipeline::plan`].
+    pub fn plan_over(&self, program: usize, request: &Request) -> Result<Plan, Error> {
         if !is_cpu(&self.compute().device) {
             return Err(Error::Request(format!(
                 "plans are made for the CPU, and this is {}; take `--device cpu`",
                 self.device_name()
             )));
         }
-        let program = resident_bytes().unwrap_or(PROGRAM) + THREAD * crate::threads();
+        let program = program + THREAD * crate::threads();
         let (generated, records) = rehearse(|| self.generate(request));
         generated?;
         let stages: Vec<Stage> = records
@@ -98,13 +107,30 @@ impl Stage {
     }
 }
 
-/// Bytes of memory that this program has now, where the system tells (Linux).
+/// Bytes of memory that this program has now; where the system does not tell (it is Linux that does), about what it
+/// has without a model.
 #[must_use]
-pub fn resident_bytes() -> Option<usize> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+pub fn program_bytes() -> usize {
+    resident_bytes().unwrap_or(PROGRAM)
+}
+
+/// Pages of mapped weights are left out: they are given back once the weights are packed.
+fn resident_bytes() -> Option<usize> {
+    let maps = fs::read_to_string("/proc/self/smaps").ok()?;
+    let program = env::current_exe().ok()?;
+    let (mut kib, mut counts) = (0, false);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if counts => kib += words.next()?.parse::<usize>().ok()?,
+            // A mapping begins with its addresses, and ends with its file where it has one.
+            Some(first) if !first.ends_with(':') => {
+                let file = words.nth(4).unwrap_or("[anonymous]");
+                let library = file.contains(".so");
+                counts = file.starts_with('[') || library || Path::new(file) == program;
+            }
+            _ => {}
+        }
+    }
     Some(kib << 10)
 }

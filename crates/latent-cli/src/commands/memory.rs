@@ -65,13 +65,16 @@ pub(crate) fn within(
     terminal: &Terminal,
 ) -> Result<Pipeline, Fault> {
     let mut done = Vec::new();
+    // What plans leave behind is not what drawing takes.
+    let program = latent::program_bytes();
     let mut least = usize::MAX;
     for (index, way) in ways(asked, pipeline.precision()).iter().enumerate() {
         if way.precision != pipeline.precision() {
+            drop(pipeline);
             pipeline = open(way.precision)?;
         }
         pipeline = pipeline.with_economy(way.economy);
-        let peak = pipeline.plan(request)?.peak;
+        let peak = pipeline.plan_over(program, request)?.peak;
         if index > 0 && peak < least {
             done.push(way.name);
         }
@@ -89,11 +92,16 @@ pub(crate) fn within(
             return Ok(pipeline);
         }
     }
-    Err(too_little(most, least, request, &pipeline))
+    Err(too_little(most, least, request, (program, &pipeline)))
 }
 
 /// Why nothing fits, and the largest picture that would.
-fn too_little(most: usize, least: usize, request: &Request, pipeline: &Pipeline) -> Fault {
+fn too_little(
+    most: usize,
+    least: usize,
+    request: &Request,
+    (program, pipeline): (usize, &Pipeline),
+) -> Fault {
     let fault = Fault::usage(format!(
         "this picture takes {} with all that saves memory, and --max-memory allows {}",
         size(least),
@@ -113,7 +121,8 @@ fn too_little(most: usize, least: usize, request: &Request, pipeline: &Pipeline)
             ..request.clone()
         };
         let fewer = sides.0 * sides.1 < width * height;
-        let fits = fewer && pipeline.plan(&smaller).is_ok_and(|plan| plan.peak <= most);
+        let plan = fewer.then(|| pipeline.plan_over(program, &smaller));
+        let fits = plan.is_some_and(|plan| plan.is_ok_and(|plan| plan.peak <= most));
         fits.then_some(sides)
     });
     fault.hint(match smaller {

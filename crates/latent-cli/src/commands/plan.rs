@@ -10,18 +10,20 @@ use crate::commands::memory::{self, Way};
 use crate::fault::Fault;
 use crate::terminal::{Terminal, duration};
 
-/// Say what `latent generate` will take of memory and time with the same flags, without running it.
-///
-/// The request runs through the model's own code while nothing is computed: memory is that of weights as they are
-/// packed and of activations, time that of the operations at this machine's speed, which is measured in a second.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
+/// What `latent plan --help` ends with; the flags of `generate` bring theirs, so the table of commands says it again.
+pub(crate) const EXAMPLES: &str = "Examples:
   latent plan                                                    the built-in model
   latent plan \"a fox\" --model ./sd15 --steps 30 --count 4
   latent plan --model ./sdxl.safetensors --width 1536 --height 1024 --max-memory 6GiB
   latent plan --model ./sd15 --rate 2000 --json                  on a machine of 2 TFLOP/s
 
-A plan is for the CPU. The first use of a file's pages, reading it from the disk, is not in it.")]
+A plan is for the CPU. Reading a file from the disk for the first time is not in it.";
+
+/// Say what `latent generate` will take of memory and time with the same flags, without running it.
+///
+/// The request runs through the model's own code while nothing is computed: memory is that of weights as they are
+/// packed and of activations, time that of the operations at this machine's speed, which is measured in a second.
+#[derive(Debug, Args)]
 pub(crate) struct Plan {
     #[command(flatten)]
     generate: Generate,
@@ -48,6 +50,7 @@ impl Plan {
         let asked = self.generate.precision();
         let mut rows: Vec<Row> = Vec::new();
         let mut pipeline = open(None)?;
+        let program = latent::program_bytes();
         let [height, width] = pipeline.size();
         let size = [
             request.width.unwrap_or(width),
@@ -61,10 +64,11 @@ impl Plan {
         } in memory::ways(asked, pipeline.precision())
         {
             if precision != pipeline.precision() {
+                drop(pipeline);
                 pipeline = open(Some(precision))?;
             }
             pipeline = pipeline.with_economy(economy);
-            let plan = pipeline.plan(&request)?;
+            let plan = pipeline.plan_over(program, &request)?;
             let known = measured.filter(|(known, _)| *known == precision);
             let (_, rates) =
                 *measured.insert(known.unwrap_or_else(|| (precision, rates(precision))));

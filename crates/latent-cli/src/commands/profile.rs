@@ -30,7 +30,9 @@ pub(crate) fn report(parts: &[PartRecord], terminal: &Terminal) -> Result<(), Fa
     let costs = parts.iter().flat_map(|part| &part.costs);
     for cost in costs.filter(|cost| cost.flops > 0.0) {
         if !ceilings.iter().any(|(known, _)| *known == cost.precision) {
-            ceilings.push((cost.precision, 1e9 * measure_ceiling(cost.precision)));
+            // The best of several: what else runs on the machine takes its share.
+            let best = (0..3).map(|_| measure_ceiling(cost.precision));
+            ceilings.push((cost.precision, 1e9 * best.fold(0.0, f64::max)));
         }
     }
     let ceiling = |precision: Precision| {

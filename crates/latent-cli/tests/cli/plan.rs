@@ -7,7 +7,10 @@ use crate::support::{run, text, tiny_model};
 /// The flags of a small picture of the tiny model.
 fn flags<'a>(command: &'a str, model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut flags = vec![command, "a fox", "--model", model, "--device", "cpu"];
-    flags.extend(["--steps", "2", "--width", "64", "--height", "64"]);
+    flags.extend(["--steps", "2", "--sampler", "ddim"]);
+    if !more.contains(&"--width") {
+        flags.extend(["--width", "64", "--height", "64"]);
+    }
     flags.extend(more);
     flags
 }
@@ -49,7 +52,10 @@ fn twice_the_rate_is_half_the_time_of_products_and_twice_the_steps_twice_the_wor
     };
     let (flops, slow) = of(&["--rate", "0.001", "--json"]);
     let (same, quick) = of(&["--rate", "0.002", "--json"]);
-    assert_eq!(flops, same);
+    assert!(
+        flops > 0.0 && (flops - same).abs() < 1.0,
+        "{flops} and {same}"
+    );
     assert!((slow / quick - 2.0).abs() < 0.01, "{slow} and {quick}");
     let mut twice = flags("plan", text(&model), &["--rate", "1", "--json"]);
     let steps = twice.iter().position(|flag| *flag == "2").unwrap();
@@ -61,6 +67,9 @@ fn twice_the_rate_is_half_the_time_of_products_and_twice_the_steps_twice_the_wor
     assert!((1.8..2.0).contains(&more), "{more}");
 }
 
+/// Large enough for a picture to be cut into bands.
+const LARGE: [&str; 4] = ["--width", "512", "--height", "512"];
+
 #[test]
 fn a_picture_in_little_memory_has_the_bytes_of_one_in_much_and_what_it_does_without_is_said() {
     let (model, folder) = (tiny_model(), tempfile::tempdir().unwrap());
@@ -69,6 +78,7 @@ fn a_picture_in_little_memory_has_the_bytes_of_one_in_much_and_what_it_does_with
         let path = path(name);
         let mut all = vec!["--precision", "f32", "-o", text(&path)];
         all.extend(more);
+        all.extend(LARGE);
         let said = run(flags("generate", text(&model), &all)).fine();
         (fs::read(&path).unwrap(), said.stderr)
     };
@@ -102,9 +112,10 @@ fn a_picture_in_little_memory_has_the_bytes_of_one_in_much_and_what_it_does_with
         .collect();
     let (first, last) = (peak(ways[0]), peak(ways[ways.len() - 1]));
     assert!(last < first, "{last} is not less than {first}");
-    let middle = ((first + last) / 2).to_string();
-    let (_, said) = draw("a.png", &["--max-memory", &middle, "--count", "3"]);
-    assert!(said.contains("released after use"), "{said}");
+    // Room for what the plan's process and the drawing one differ by.
+    let little = (last + (first - last) / 4).to_string();
+    let (_, said) = draw("a.png", &["--max-memory", &little, "--count", "3"]);
+    assert!(said.contains("by bands"), "{said}");
     let (first, again) = (path("a-1.png"), path("b-1.png"));
     draw("b.png", &["--count", "3"]);
     assert_eq!(fs::read(first).unwrap(), fs::read(again).unwrap());
