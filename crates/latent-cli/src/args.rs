@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     about, bench, completions, convert, data, decode, demo, devices, encode, eval, export,
-    generate, inspect, prompt, reconstruct, reproduce, samplers, train,
+    generate, inspect, plan, prompt, reconstruct, reproduce, samplers, train,
 };
 
 const EXAMPLES: &str = "\
@@ -84,6 +84,16 @@ pub(crate) enum PrecisionFlag {
     Int8,
 }
 
+impl From<latent::Precision> for PrecisionFlag {
+    fn from(precision: latent::Precision) -> Self {
+        match precision {
+            latent::Precision::F32 => Self::F32,
+            latent::Precision::Bf16 => Self::Bf16,
+            latent::Precision::Int8 => Self::Int8,
+        }
+    }
+}
+
 /// Which model to open.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Model {
@@ -137,6 +147,8 @@ impl From<PredictionFlag> for latent::models::PredictionType {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Generate(Box<generate::Generate>),
+    #[command(after_help = plan::EXAMPLES, after_long_help = plan::EXAMPLES)]
+    Plan(Box<plan::Plan>),
     Reproduce(reproduce::Reproduce),
     Encode(encode::Encode),
     Decode(decode::Decode),

@@ -92,6 +92,7 @@ fn start(global: &Global) -> Result<(), Fault> {
 fn run(command: Command, terminal: &Terminal) -> Result<(), Fault> {
     match command {
         Command::Generate(c) => c.run(terminal),
+        Command::Plan(c) => c.run(terminal),
         Command::Reproduce(c) => c.run(terminal),
         Command::Encode(c) => c.run(terminal),
         Command::Decode(c) => c.run(terminal),

@@ -30,7 +30,10 @@ pub use conv::{
 pub use isa::{Precision, UnknownInstructionSet, check_instruction_set, instruction_set};
 pub use linear::{PackedMatrix, linear, linear_backward_weight};
 pub use muon::Muon;
-pub use norm::{GroupNormShape, group_norm, group_norm_backward, layer_norm, layer_norm_backward};
+pub use norm::{
+    ChannelSums, GroupNormShape, group_norm, group_norm_backward, group_norm_band, layer_norm,
+    layer_norm_backward,
+};
 pub use optimizer::AdamW;
 pub use pointwise::{Activation, activation, activation_backward, geglu, geglu_backward};
 pub use sums::{column_sums, sum_of_squares};

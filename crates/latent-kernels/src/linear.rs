@@ -107,6 +107,15 @@ impl PackedMatrix {
         }
     }
 
+    /// Bytes that a weight `[n, k]` takes once it is packed.
+    pub fn bytes(n: usize, k: usize, precision: Precision) -> usize {
+        let scales = match precision {
+            Precision::Int8 => 2 * n.next_multiple_of(LANES),
+            Precision::F32 | Precision::Bf16 => 0,
+        };
+        4 * (Panels::group(n, units(k, precision)) + scales)
+    }
+
     /// Units of the whole weight.
     pub(crate) fn units(&self) -> usize {
         self.data.len()

@@ -1,9 +1,11 @@
 //! Halving and doubling of pictures between levels.
 
+use std::io;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_nn::layers::Conv2d;
-use latent_nn::{Init, ops};
+use latent_nn::{Canvas, Init, Scale, ops};
 
 use crate::adapters::layers::layers;
 
@@ -35,6 +37,11 @@ impl Downsample {
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.conv.forward(x)
     }
+
+    /// [`Downsample::forward`] of an autoencoder, a band of lines at a time.
+    pub(crate) fn forward_bands(&self, x: &Canvas) -> io::Result<Canvas> {
+        x.through(Scale::Halved, |lines, _| Ok(self.forward(lines)))
+    }
 }
 
 /// Nearest-neighbour doubling and a convolution.
@@ -56,6 +63,11 @@ impl Upsample {
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         // The clone shares the weight; the doubled picture is never written.
         self.conv.clone().with_upsample().forward(x)
+    }
+
+    /// [`Upsample::forward`], a band of lines at a time.
+    pub(crate) fn forward_bands(&self, x: &Canvas) -> io::Result<Canvas> {
+        x.through(Scale::Doubled, |lines, _| Ok(self.forward(lines)))
     }
 
     /// `x [n, h, w, c]` to `[n, size[0], size[1], c]`: on the way up, to the size that was halved, which may be odd.

@@ -1,9 +1,11 @@
 //! The residual block that U-Nets and autoencoders share.
 
+use std::io;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
-use latent_nn::Init;
 use latent_nn::layers::{Conv2d, Epilogue, GroupNorm, Linear};
+use latent_nn::{Canvas, Init, Scale};
 
 use crate::adapters::layers::layers;
 
@@ -70,5 +72,21 @@ impl ResBlock {
             None => x,
         };
         self.conv2.forward_residual(h, shortcut)
+    }
+
+    /// [`ResBlock::forward`] of an autoencoder's block, a band of lines at a time.
+    pub(crate) fn forward_bands(&self, x: &Canvas) -> io::Result<Canvas> {
+        let h = x.through(Scale::Same(1), |lines, _| {
+            Ok(self.conv1.forward(x.normed(&self.norm1, lines, true)))
+        })?;
+        h.through(Scale::Same(1), |lines, which| {
+            let shortcut = x.lines(which)?;
+            let shortcut = match &self.conv_shortcut {
+                Some(conv) => conv.forward(shortcut),
+                None => shortcut,
+            };
+            let lines = h.normed(&self.norm2, lines, true);
+            Ok(self.conv2.forward_residual(lines, shortcut))
+        })
     }
 }

@@ -73,6 +73,11 @@ impl Compute {
     }
 }
 
+/// Whether a device is the CPU.
+pub fn is_cpu(device: &Device) -> bool {
+    is_host(device)
+}
+
 /// The tensor's values in row-major order, and its shape. Waits for the device.
 ///
 /// # Panics

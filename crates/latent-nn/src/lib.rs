@@ -12,6 +12,7 @@
 //! assert_eq!(to_host(y), (vec![0.0, 0.0], [1, 2]));
 //! ```
 
+mod canvas;
 mod compute;
 mod device;
 mod init;
@@ -19,9 +20,11 @@ pub mod layers;
 pub mod ops;
 mod parameters;
 mod philox;
+mod rates;
 pub mod training;
 
-pub use compute::{Compute, to_host};
+pub use canvas::{Bands, Canvas, Scale};
+pub use compute::{Compute, is_cpu, to_host};
 pub use device::{
     DeviceError, DeviceInfo, OpDifference, Selected, check_device, list_devices, select_device,
 };
@@ -31,3 +34,4 @@ pub use parameters::{
     Exported, Named, Stored, StoredType, Values, export_parameters, fill_parameters,
     load_parameters, named_parameters, parameter_count, visit_parameters,
 };
+pub use rates::Rates;

@@ -387,7 +387,7 @@ const LARGE: usize = 50_000_000;
 pub(crate) fn make_room(pipeline: &Pipeline) {
     let second = pipeline.sdxl.iter().map(|sdxl| &sdxl.text_2);
     for text in pipeline.text.iter().chain(second) {
-        if parameter_count(&text.encoder) > LARGE {
+        if pipeline.economy.rest || parameter_count(&text.encoder) > LARGE {
             forget_packed(&text.encoder);
         }
     }
@@ -466,8 +466,15 @@ fn rare(request: &Request) -> Vec<(&'static str, String)> {
 }
 
 /// The seeds of pictures of so many latent positions each, as many together as are drawn at once.
-pub(crate) fn batches(seeds: &[Seeds], positions: usize) -> Vec<&[Seeds]> {
-    let at_once = (POSITIONS / positions.max(1)).clamp(1, seeds.len().max(1));
+pub(crate) fn batches<'s>(
+    pipeline: &Pipeline,
+    seeds: &'s [Seeds],
+    positions: usize,
+) -> Vec<&'s [Seeds]> {
+    let at_once = match pipeline.economy.one_at_a_time {
+        true => 1,
+        false => (POSITIONS / positions.max(1)).clamp(1, seeds.len().max(1)),
+    };
     seeds.chunks(at_once).collect()
 }
 
@@ -505,7 +512,7 @@ pub(crate) fn draw(
     check_alone(&filled, request)?;
     let passes = filled.passes(pipeline)?;
     let positions = passes.iter().map(|pass| pass.shape[1] * pass.shape[2]);
-    let batches = batches(&filled.seeds, positions.max().unwrap_or(1));
+    let batches = batches(pipeline, &filled.seeds, positions.max().unwrap_or(1));
     let mut told = Told::new(pipeline, request, &filled, &filled.paces())?;
     make_room(pipeline);
     let calls = passes.iter().map(|pass| pass.timesteps().len()).sum();
@@ -529,9 +536,11 @@ pub(crate) fn draw(
     let (mut finals, mut pictures) = (Vec::new(), Vec::new());
     for seeds in batches {
         let (latents, last) = desk.draw(&passes, refining.as_ref(), seeds)?;
+        pipeline.rest_networks();
         for picture in last.decode_array(&latents)? {
             pictures.push(filled.finish(picture)?);
         }
+        last.rest_autoencoder();
         finals.push(latents);
     }
     let settings = filled.settings_of(pipeline, request);

@@ -34,7 +34,7 @@ pub(crate) fn enlarged<'g>(
                     let picture = picture.resize(wide, high, Filter::Lanczos)?;
                     let picture = padded(&picture, factor)?;
                     let size = [picture.height(), picture.width()];
-                    let moments = pipeline.moments(picture.to_f32_nchw(), size);
+                    let moments = pipeline.moments(picture.to_f32_nchw(), size)?;
                     pipeline.latents_of(&moments, generator)
                 })
                 .collect();

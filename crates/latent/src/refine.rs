@@ -202,7 +202,7 @@ pub(crate) fn refine(
         ..request.clone()
     };
     let refining = Refining::new(pipeline, &request, None)?;
-    let batches = batches(&refining.filled.seeds, h * w);
+    let batches = batches(pipeline, &refining.filled.seeds, h * w);
     let total = refining.timesteps.len() * batches.len();
     let (mut finals, mut pictures, mut first) = (Vec::new(), Vec::new(), 0);
     for (index, seeds) in batches.iter().enumerate() {
@@ -216,7 +216,9 @@ pub(crate) fn refine(
             progress,
             (index * refining.timesteps.len(), total),
         )?;
+        pipeline.rest_networks();
         pictures.extend(pipeline.decode_array(&latents)?);
+        pipeline.rest_autoencoder();
         finals.push(latents);
     }
     let settings = refining.filled.settings_of(pipeline, &request);

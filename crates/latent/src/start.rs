@@ -23,10 +23,18 @@ pub(crate) struct Moments {
 
 impl Pipeline {
     /// The latents of a picture's `values [1, 3, height, width]`; both sides are multiples of the down-sampling.
-    pub(crate) fn moments(&self, values: Vec<f32>, [height, width]: [usize; 2]) -> Moments {
+    pub(crate) fn moments(
+        &self,
+        values: Vec<f32>,
+        [height, width]: [usize; 2],
+    ) -> Result<Moments, Error> {
         let values = self.compute.tensor(values, [1, 3, height, width]);
-        let (mean, deviation) = self.autoencoder.latents(values);
-        Moments { mean, deviation }
+        let (mean, deviation) = match self.economy.bands {
+            Some(bands) => self.autoencoder.latents_by_bands(values, bands)?,
+            None => self.autoencoder.latents(values),
+        };
+        self.rest_autoencoder();
+        Ok(Moments { mean, deviation })
     }
 
     /// The mean of a picture's latents or, with a generator, a draw; scaled, `[1, c, h, w]`.
@@ -118,13 +126,14 @@ impl Origin {
             }
             pipeline.moments(seen, size)
         });
+        let picture = values.map(|values| pipeline.moments(values, size));
         let mask = mask.map(|mask| mask.latents(factor)).transpose()?;
         Ok(Self {
-            picture: values.map(|values| pipeline.moments(values, size)),
+            picture: picture.transpose()?,
             strength: canvas.map_or(1.0, |canvas| canvas.strength),
             thin: mask.as_ref().is_some_and(|(_, thin)| *thin),
             mask: mask.map(|(mask, _)| mask),
-            masked,
+            masked: masked.transpose()?,
             shape,
             // The first noise of other programs begins their seed's stream.
             draws: compat == Compat::Diffusers,

@@ -7,16 +7,19 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::ProgressBar;
+use latent::models::Strength;
 use latent::sampling::{GeneratorKind, find_joined, find_schedule};
-use latent::{Generated, PictureFormat, Pipeline, Progress, Request};
+use latent::{Generated, PictureFormat, Pipeline, Precision, Progress, Request};
+use latent_nn::ops::profile;
 use serde_json::json;
 
-use crate::args::Model;
+use crate::args::{Model, PrecisionFlag};
 use crate::commands::adapters::{self, Adapters};
 use crate::commands::compat::{self, CompatFlags};
 use crate::commands::guidance::GuidanceFlags;
+use crate::commands::memory::{self, MemoryFlags};
 use crate::commands::sdxl::SdxlFlags;
-use crate::commands::{modes, open};
+use crate::commands::{modes, open, profile};
 use crate::fault::{Fault, Kind};
 use crate::terminal::Terminal;
 use crate::{hints, names, output, stop, surprise};
@@ -46,6 +49,7 @@ const EXAMPLES: &str = "Examples:
   latent generate \"a fox\" --sampler \"Euler a\" --schedule \"SGM Uniform\" --generator philox
   latent generate \"a (red:1.3) fox in [rain:snow:0.5]\" --sampler \"DPM++ 2M\" --compat a1111
   latent generate \"a fox\" --model sd_xl_base_1.0.safetensors --refiner sd_xl_refiner_1.0.safetensors
+  latent generate \"a fox\" --model ./sd15 --max-memory 2GiB    does without what it must; see `latent plan`
   latent generate                                           a surprise from the built-in model's words
 
 The same prompt, seed and settings give the same bytes on every run, with any number of threads,
@@ -117,6 +121,11 @@ pub(crate) struct Generate {
     /// Show the picture forming: a small file beside it that refreshes, and the picture in terminals that can.
     #[arg(long)]
     preview: bool,
+    #[command(flatten)]
+    pub(super) memory: MemoryFlags,
+    /// Say where the time went: seconds, speed and share of the machine's limit, by network and kind of operation.
+    #[arg(long)]
+    profile: bool,
     /// The picture to write; several get numbers [default: named after the prompt].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -146,16 +155,28 @@ impl Generate {
                 request.seeds()[0]
             ));
         }
-        let lay = |builder| self.adapters.onto(builder, &prompted);
-        let mut pipeline = open::pipeline_with(&self.model, terminal, lay)?;
+        let opened = |precision| self.open_with((precision, &prompted), terminal);
+        let mut pipeline = opened(None)?;
+        if let Some(most) = self.memory.max_memory {
+            let first = (self.precision(), pipeline);
+            let again = |precision| opened(Some(precision));
+            pipeline = memory::within(most, &request, first, again, terminal)?;
+        }
         adapters::report(&pipeline, terminal);
         hints::of_words(&pipeline, &request, terminal);
-        if let Some(path) = &self.sdxl.refiner {
-            pipeline = pipeline.with_refiner(open::beside(&self.model, path, terminal)?)?;
+        if self.profile && !pipeline.compute().is_cpu() {
+            let what = "a profile times the CPU's operations; take `--device cpu`, or leave `--profile` out";
+            return Err(Fault::usage(what));
         }
         let started = Instant::now();
         let preview = self.preview.then(|| names::beside(&first, "preview"));
-        let generated = draw(&pipeline, &request, preview.as_deref(), terminal);
+        let drawn = || draw(&pipeline, &request, preview.as_deref(), terminal);
+        let (generated, profiled) = if self.profile {
+            let (generated, parts) = profile(drawn);
+            (generated, Some(parts))
+        } else {
+            (drawn(), None)
+        };
         if let Some(path) = preview {
             // The picture itself comes now, or never; a preview that cannot be removed harms nobody.
             let _ = fs::remove_file(path);
@@ -167,7 +188,59 @@ impl Generate {
         if let Some(path) = &self.save_latents {
             output::whole(|| Ok(generated.latents.save(path)?))?;
         }
-        report(&generated, &paths, started.elapsed(), terminal)
+        report(&generated, &paths, started.elapsed(), terminal)?;
+        profiled.map_or(Ok(()), |parts| profile::report(&parts, terminal))
+    }
+
+    /// The pipeline of the flags, in another precision if one is given, with the refiner and what is laid over it.
+    fn open_with(
+        &self,
+        (precision, prompted): (Option<Precision>, &[(PathBuf, Strength)]),
+        terminal: &Terminal,
+    ) -> Result<Pipeline, Fault> {
+        let mut model = self.model.clone();
+        if let Some(precision) = precision {
+            model.compute.precision = precision.into();
+        }
+        let lay = |builder| self.adapters.onto(builder, prompted);
+        let pipeline = open::pipeline_with(&model, terminal, lay)?;
+        Ok(match &self.sdxl.refiner {
+            Some(path) => pipeline.with_refiner(open::beside(&model, path, terminal)?)?,
+            None => pipeline,
+        })
+    }
+
+    /// The pipeline and the request of the flags for a plan; without words, any of them will do.
+    pub(super) fn planned(
+        &self,
+        terminal: &Terminal,
+    ) -> Result<
+        (
+            Request,
+            impl Fn(Option<Precision>) -> Result<Pipeline, Fault>,
+        ),
+        Fault,
+    > {
+        let drawn = [
+            (self.output.is_some(), "--output"),
+            (self.save_latents.is_some(), "--save-latents"),
+            (self.preview, "--preview"),
+            (self.profile, "--profile"),
+        ];
+        if let Some((_, flag)) = drawn.iter().find(|(given, _)| *given) {
+            let what = format!("`latent plan` draws nothing, so it has no use for {flag}");
+            return Err(Fault::usage(what).hint("leave it out"));
+        }
+        let mut request = self.request(terminal)?;
+        let prompted = self.adapters.read_prompt(&mut request)?;
+        Ok((request, move |precision| {
+            self.open_with((precision, &prompted), terminal)
+        }))
+    }
+
+    /// The precision that the flags ask for.
+    pub(super) fn precision(&self) -> PrecisionFlag {
+        self.model.compute.precision
     }
 
     /// The request of the file, if one is given, with every flag laid over it.

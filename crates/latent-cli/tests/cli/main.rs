@@ -8,6 +8,7 @@ mod generate;
 mod hub;
 mod image_prompts;
 mod modes;
+mod plan;
 mod prompts;
 mod refusals;
 mod reproduce;

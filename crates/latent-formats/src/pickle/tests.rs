@@ -124,6 +124,49 @@ fn broken_pickles_are_errors_that_say_what() {
 }
 
 #[test]
+fn every_way_to_run_code_is_refused_by_name() {
+    for (pickle, name) in [
+        (&b"cos\nsystem\n(X\x04\0\0\0trueltR."[..], "`os.system`"),
+        (b"cbuiltins\neval\n(X\x03\0\0\01+1tR.", "`builtins.eval`"),
+        (
+            b"c__builtin__\nexec\n(X\x01\0\0\0atR.",
+            "`__builtin__.exec`",
+        ),
+        (
+            b"csubprocess\nPopen\n(X\x02\0\0\0lstR.",
+            "`subprocess.Popen`",
+        ),
+        (
+            b"coperator\nattrgetter\n(X\x01\0\0\0atR.",
+            "`operator.attrgetter`",
+        ),
+        // By names on the stack, as protocol 4 has them.
+        (
+            b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x01a\x85R.",
+            "`builtins.exec`",
+        ),
+        // Deep inside the arguments of functions that are known.
+        (
+            b"ccollections\nOrderedDict\n(ccollections\nOrderedDict\n(cbuiltins\neval\n(NtRtRtR.",
+            "`builtins.eval`",
+        ),
+        // Remembered and called later.
+        (
+            b"cposix\nsystem\nq\x05000h\x05(X\x01\0\0\0atR.",
+            "`posix.system`",
+        ),
+        // A new object of a class, its state, and a registered extension.
+        (b"cos\n_wrap_close\n)\x81.", "`os._wrap_close`"),
+        (b"(cos\nsystem\nX\x01\0\0\0ao.", "`os.system`"),
+        (b"(X\x01\0\0\0aios\nsystem\n.", "operation 0x69"),
+        (b"\x82\x01.", "operation 0x82"),
+    ] {
+        let message = fault(pickle);
+        assert!(message.contains(name), "{name}: {message}");
+    }
+}
+
+#[test]
 fn a_container_that_holds_itself_is_an_error() {
     // A dictionary under its own key `a`.
     assert!(fault(b"}q\0X\x01\0\0\0ah\0s.").contains("nested deeper"));

@@ -70,6 +70,17 @@ impl PackedConv {
         }
     }
 
+    /// Bytes that the weight of a convolution takes once it is packed for [`conv2d`].
+    pub fn bytes(shape: &ConvShape, precision: Precision) -> usize {
+        let depth = shape.ci.next_multiple_of(values_per_unit(precision));
+        let plan = Plan::forward(shape);
+        let phases = plan.phases().map(|(y, x)| {
+            let k = y.taps.len() * x.taps.len() * depth;
+            PackedMatrix::bytes(shape.co, k, precision)
+        });
+        phases.sum()
+    }
+
     /// Packs `w [co, ci, kh, kw]` for [`conv2d_backward_input`], which is [`floating`](Precision::floating).
     ///
     /// # Panics

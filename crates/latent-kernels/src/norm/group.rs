@@ -26,10 +26,15 @@ pub struct GroupNormShape {
     pub silu: bool,
 }
 
+/// Positions of a chunk of a picture.
+pub(super) fn chunk_positions(positions: usize, channels: usize) -> usize {
+    CHUNK.div_ceil(channels.max(1)).min(positions)
+}
+
 impl GroupNormShape {
     /// Positions of a chunk.
     fn chunk(&self) -> usize {
-        CHUNK.div_ceil(self.channels).min(self.positions)
+        chunk_positions(self.positions, self.channels)
     }
 
     /// Values of a picture.
@@ -37,7 +42,7 @@ impl GroupNormShape {
         self.positions * self.channels
     }
 
-    fn check(&self, lengths: &[usize]) {
+    pub(super) fn check(&self, lengths: &[usize]) {
         assert!(
             self.groups > 0 && self.channels.is_multiple_of(self.groups),
             "group norm: {} channels do not fall into {} groups",
@@ -85,7 +90,7 @@ impl GroupNormShape {
 }
 
 for_every_level! {
-    fn moments(x: &[f32], origin: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+    pub(super) fn moments(x: &[f32], origin: &[f32], sums: &mut [f32], squares: &mut [f32]) {
         for x in x.chunks_exact(origin.len()) {
             for (((x, origin), sum), square) in x.iter().zip(origin).zip(&mut *sums).zip(&mut *squares) {
                 let distance = x - origin;
@@ -162,7 +167,19 @@ pub fn group_norm(
     {
         fill_stats(x, sums, shape, stats);
     }
-    let spread = spread(stats, shape);
+    normalise_chunks(x, gamma, beta, stats, shape, out);
+}
+
+/// The part of [`group_norm`] after its statistics.
+pub(super) fn normalise_chunks(
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    stats: &[f32],
+    shape: &GroupNormShape,
+    out: &mut [f32],
+) {
+    let (picture, spread) = (shape.picture(), spread(stats, shape));
     each_chunk(
         out,
         picture,
@@ -174,8 +191,8 @@ pub fn group_norm(
     );
 }
 
-/// Mean and reciprocal deviation of each group, from its channels' sums.
-fn fill_stats(x: &[f32], sums: &[f64], shape: &GroupNormShape, stats: &mut [f32]) {
+/// Mean and reciprocal deviation of each group, from its channels' sums; `x` begins with the picture's first position.
+pub(super) fn fill_stats(x: &[f32], sums: &[f64], shape: &GroupNormShape, stats: &mut [f32]) {
     let width = shape.channels / shape.groups;
     let (count, positions) = ((shape.positions * width) as f64, shape.positions as f64);
     for (group, stats) in stats.chunks_exact_mut(2).enumerate() {

@@ -1,15 +1,17 @@
 //! The kinds of autoencoder as one.
 
 use std::path::Path;
+use std::{env, io};
 
 use burn::tensor::Tensor;
-use latent_formats::{Weights, parse_json};
-use latent_nn::Compute;
+use latent_formats::{FormatError, Weights, parse_json};
+use latent_nn::ops::{Part, evaluation, forget_packed};
+use latent_nn::{Bands, Compute, is_cpu};
 use serde_json::Value;
 
 use super::{
-    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, SimpleAutoencoder,
-    SimpleAutoencoderConfig, VqModel, VqModelConfig,
+    AutoencoderKl, AutoencoderKlConfig, AutoencoderTiny, AutoencoderTinyConfig, Moments,
+    SimpleAutoencoder, SimpleAutoencoderConfig, VqModel, VqModelConfig,
 };
 use crate::config::{self, ModelConfig};
 use crate::error::{ModelError, Result};
@@ -204,14 +206,35 @@ impl Autoencoder {
     /// # Panics
     /// If the pictures have other channels, or are smaller than one latent.
     pub fn latents(&self, pictures: Tensor<4>) -> (Tensor<4>, Option<Tensor<4>>) {
-        let moments = match self {
-            Self::Kl(model) => model.encode(pictures),
-            Self::Simple(model) => model.encode(pictures),
-            Self::Vq(model) => return (model.encode(pictures), None),
-            Self::Tiny(model) => return (model.encode(pictures), None),
-        };
-        let std = moments.std();
-        (moments.mean, Some(std))
+        evaluation(Part::Encoder, || match self {
+            Self::Kl(model) => halves(model.encode(pictures)),
+            Self::Simple(model) => halves(model.encode(pictures)),
+            Self::Vq(model) => (model.encode(pictures), None),
+            Self::Tiny(model) => (model.encode(pictures), None),
+        })
+    }
+
+    /// [`Autoencoder::latents`] of one picture, to the same bits, in less memory: a band of lines at a time, the rest in
+    /// a temporary file. Kinds of few and narrow layers, and other devices than the CPU, work on the whole picture.
+    ///
+    /// # Errors
+    /// [`ModelError::Format`] if there is no room for temporary files.
+    ///
+    /// # Panics
+    /// As [`Autoencoder::latents`].
+    pub fn latents_by_bands(
+        &self,
+        picture: Tensor<4>,
+        bands: Bands,
+    ) -> Result<(Tensor<4>, Option<Tensor<4>>)> {
+        if !is_one_on_the_cpu(&picture) {
+            return Ok(self.latents(picture));
+        }
+        evaluation(Part::Encoder, || match self {
+            Self::Kl(model) => model.encode_bands(picture, bands).map(halves).map_err(disk),
+            Self::Vq(model) => Ok((model.encode_bands(picture, bands).map_err(disk)?, None)),
+            Self::Simple(_) | Self::Tiny(_) => Ok(self.latents(picture)),
+        })
     }
 
     /// Unscaled latents `[n, c, h, w]` to pictures `[n, 3, h*f, w*f]`, mostly in `[-1, 1]`.
@@ -219,7 +242,34 @@ impl Autoencoder {
     /// # Panics
     /// If the latents have other channels.
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
-        of_any!(self, model => model.decode(latents))
+        evaluation(
+            Part::Decoder,
+            || of_any!(self, model => model.decode(latents)),
+        )
+    }
+
+    /// [`Autoencoder::decode`] of one picture, to the same bits, in less memory: a band of lines at a time, the rest in a
+    /// temporary file. Kinds of few and narrow layers, and other devices than the CPU, work on the whole picture.
+    ///
+    /// # Errors
+    /// [`ModelError::Format`] if there is no room for temporary files.
+    ///
+    /// # Panics
+    /// As [`Autoencoder::decode`].
+    pub fn decode_by_bands(&self, latents: Tensor<4>, bands: Bands) -> Result<Tensor<4>> {
+        if !is_one_on_the_cpu(&latents) {
+            return Ok(self.decode(latents));
+        }
+        evaluation(Part::Decoder, || match self {
+            Self::Kl(model) => model.decode_bands(latents, bands).map_err(disk),
+            Self::Vq(model) => model.decode_bands(latents, bands).map_err(disk),
+            Self::Simple(_) | Self::Tiny(_) => Ok(self.decode(latents)),
+        })
+    }
+
+    /// Drops the packed copies of its weights; the next use packs them again.
+    pub fn forget_packed(&self) {
+        of_any!(self, model => forget_packed(model));
     }
 
     /// Unscaled latents `[n, c, h, w]` to those that diffusion works on.
@@ -235,6 +285,24 @@ impl Autoencoder {
         let (shift, factor) = scaling.affine(&latents);
         latents / factor + shift
     }
+}
+
+/// Mean and standard deviation.
+fn halves(moments: Moments) -> (Tensor<4>, Option<Tensor<4>>) {
+    let std = moments.std();
+    (moments.mean, Some(std))
+}
+
+fn is_one_on_the_cpu(x: &Tensor<4>) -> bool {
+    x.dims()[0] == 1 && is_cpu(&x.device())
+}
+
+fn disk(source: io::Error) -> ModelError {
+    ModelError::Format(FormatError::Io {
+        action: "keep the bands of a picture in",
+        path: env::temp_dir(),
+        source,
+    })
 }
 
 impl Scaling {

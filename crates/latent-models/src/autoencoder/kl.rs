@@ -1,12 +1,13 @@
 //! Stable Diffusion's autoencoder: `AutoencoderKL`.
 
+use std::io;
 use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_formats::Dtype;
 use latent_nn::layers::Conv2d;
-use latent_nn::{Compute, Init, ops};
+use latent_nn::{Bands, Compute, Init, ops};
 
 use super::config::AutoencoderKlConfig;
 use super::trunk::{Decoder, Encoder};
@@ -150,7 +151,16 @@ impl AutoencoderKl {
     /// # Panics
     /// If the pictures have other channels, or are smaller than one latent.
     pub fn encode(&self, pictures: Tensor<4>) -> Moments {
-        let x = self.encoder.forward(ops::to_nhwc(pictures));
+        self.moments(self.encoder.forward(ops::to_nhwc(pictures)))
+    }
+
+    /// [`AutoencoderKl::encode`] of one picture, to the same bits, with a band of lines at a time in memory.
+    pub(super) fn encode_bands(&self, picture: Tensor<4>, bands: Bands) -> io::Result<Moments> {
+        let x = self.encoder.forward_bands(ops::to_nhwc(picture), bands)?;
+        Ok(self.moments(x))
+    }
+
+    fn moments(&self, x: Tensor<4>) -> Moments {
         Moments::from_halves(match &self.quant_conv {
             Some(conv) => conv.forward(x),
             None => x,
@@ -162,11 +172,22 @@ impl AutoencoderKl {
     /// # Panics
     /// If the latents have other channels.
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
+        ops::to_nchw(self.decoder.forward(self.post_quant(latents)))
+    }
+
+    /// [`AutoencoderKl::decode`] of one picture, to the same bits, with a band of lines at a time in memory.
+    pub(super) fn decode_bands(&self, latents: Tensor<4>, bands: Bands) -> io::Result<Tensor<4>> {
+        let picture = self
+            .decoder
+            .forward_bands(self.post_quant(latents), bands)?;
+        Ok(ops::to_nchw(picture))
+    }
+
+    fn post_quant(&self, latents: Tensor<4>) -> Tensor<4> {
         let z = ops::to_nhwc(latents);
-        let z = match &self.post_quant_conv {
+        match &self.post_quant_conv {
             Some(conv) => conv.forward(z),
             None => z,
-        };
-        ops::to_nchw(self.decoder.forward(z))
+        }
     }
 }

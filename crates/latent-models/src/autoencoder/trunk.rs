@@ -1,10 +1,12 @@
 //! Encoder and decoder that the two residual autoencoders share.
 
+use std::io;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_nn::layers::{Conv2d, GroupNorm, Linear};
 use latent_nn::ops::AttentionOptions;
-use latent_nn::{Init, Precision, ops};
+use latent_nn::{Bands, Canvas, Init, Precision, Scale, ops};
 
 use super::config::{DownEncoderBlockType, Trunk, UpDecoderBlockType};
 use crate::resample::{Downsample, Upsample};
@@ -70,6 +72,20 @@ impl Encoder {
         x = self.mid_block.forward(x);
         self.conv_out.forward(self.conv_norm_out.forward_silu(x))
     }
+
+    /// [`Encoder::forward`] of one picture, a band of lines at a time down to the middle.
+    pub(super) fn forward_bands(&self, x: Tensor<4>, bands: Bands) -> io::Result<Tensor<4>> {
+        let x = Canvas::of(x, bands)?;
+        let mut x = x.through(Scale::Same(1), |lines, _| Ok(self.conv_in.forward(lines)))?;
+        for block in &self.down_blocks {
+            x = through_bands(&block.resnets, &block.attentions, x)?;
+            if let Some(downsampler) = block.downsamplers.first() {
+                x = downsampler.forward_bands(&x)?;
+            }
+        }
+        let x = self.mid_block.forward(x.whole()?);
+        Ok(self.conv_out.forward(self.conv_norm_out.forward_silu(x)))
+    }
 }
 
 /// Latents to pictures.
@@ -117,6 +133,22 @@ impl Decoder {
             x = block.forward(x);
         }
         self.conv_out.forward(self.conv_norm_out.forward_silu(x))
+    }
+
+    /// [`Decoder::forward`] of one picture, a band of lines at a time from the middle on.
+    pub(super) fn forward_bands(&self, x: Tensor<4>, bands: Bands) -> io::Result<Tensor<4>> {
+        let mut x = Canvas::of(self.mid_block.forward(self.conv_in.forward(x)), bands)?;
+        for block in &self.up_blocks {
+            x = through_bands(&block.resnets, &block.attentions, x)?;
+            if let Some(upsampler) = block.upsamplers.first() {
+                x = upsampler.forward_bands(&x)?;
+            }
+        }
+        let picture = x.through(Scale::Same(1), |lines, _| {
+            let lines = x.normed(&self.conv_norm_out, lines, true);
+            Ok(self.conv_out.forward(lines))
+        })?;
+        picture.whole()
     }
 }
 
@@ -217,6 +249,21 @@ fn through(resnets: &[ResBlock], attentions: &[SpatialAttention], mut x: Tensor<
         }
     }
     x
+}
+
+/// [`through`] a band of lines at a time; attention, which sees all positions at once, runs whole.
+fn through_bands(
+    resnets: &[ResBlock],
+    attentions: &[SpatialAttention],
+    mut x: Canvas,
+) -> io::Result<Canvas> {
+    for (index, resnet) in resnets.iter().enumerate() {
+        x = resnet.forward_bands(&x)?;
+        if let Some(attention) = attentions.get(index) {
+            x = Canvas::of(attention.forward(x.whole()?), x.bands())?;
+        }
+    }
+    Ok(x)
 }
 
 /// Two residual blocks, with attention between unless the config leaves it out.

@@ -1,12 +1,13 @@
 //! The autoencoder with a codebook: `VQModel`.
 
+use std::io;
 use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use latent_formats::Dtype;
 use latent_nn::layers::{Conv2d, Embedding};
-use latent_nn::{Compute, Init, ops, to_host};
+use latent_nn::{Bands, Compute, Init, ops, to_host};
 
 use super::config::VqModelConfig;
 use super::trunk::{Decoder, Encoder};
@@ -140,6 +141,19 @@ impl VqModel {
     pub fn encode(&self, pictures: Tensor<4>) -> Tensor<4> {
         let x = self.encoder.forward(ops::to_nhwc(pictures));
         ops::to_nchw(self.quant_conv.forward(x))
+    }
+
+    /// [`VqModel::encode`] of one picture, to the same bits, with a band of lines at a time in memory.
+    pub(super) fn encode_bands(&self, picture: Tensor<4>, bands: Bands) -> io::Result<Tensor<4>> {
+        let x = self.encoder.forward_bands(ops::to_nhwc(picture), bands)?;
+        Ok(ops::to_nchw(self.quant_conv.forward(x)))
+    }
+
+    /// [`VqModel::decode`] of one picture, to the same bits, with a band of lines at a time in memory.
+    pub(super) fn decode_bands(&self, latents: Tensor<4>, bands: Bands) -> io::Result<Tensor<4>> {
+        let quantized = ops::to_nhwc(self.quantize(latents).quantized);
+        let z = self.post_quant_conv.forward(quantized);
+        Ok(ops::to_nchw(self.decoder.forward_bands(z, bands)?))
     }
 
     /// Replaces each vector of `latents [n, c, h, w]` by the nearest of the codebook.

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use latent_formats::Dtype;
 use latent_nn::layers::{Embedding, LayerNorm, Linear};
+use latent_nn::ops::{Part, evaluation};
 use latent_nn::{Compute, Init, Precision};
 
 use super::config::ClipTextConfig;
@@ -193,6 +194,10 @@ impl ClipTextModel {
     /// # Panics
     /// As [`ClipTextModel::forward`].
     pub fn forward_pooled_at(&self, ids: Tensor<2, Int>, end_rows: Tensor<1, Int>) -> TextStates {
+        evaluation(Part::TextEncoder, || self.read(ids, end_rows))
+    }
+
+    fn read(&self, ids: Tensor<2, Int>, end_rows: Tensor<1, Int>) -> TextStates {
         let layers = self.text_model.encoder.layers.len();
         let penultimate = self.through(self.embed(ids), 0..layers - 1);
         let last = self.through(penultimate.clone(), layers - 1..layers);
@@ -236,7 +241,9 @@ impl ClipTextModel {
     /// Source: transformers' `hidden_states[-(skipped + 1)]`.
     pub fn forward_hidden(&self, ids: Tensor<2, Int>, skipped: usize) -> Tensor<3> {
         let layers = self.text_model.encoder.layers.len();
-        self.through(self.embed(ids), 0..layers.saturating_sub(skipped))
+        evaluation(Part::TextEncoder, || {
+            self.through(self.embed(ids), 0..layers.saturating_sub(skipped))
+        })
     }
 
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {

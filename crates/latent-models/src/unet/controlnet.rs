@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_formats::Weights;
 use latent_nn::layers::{Conv2d, Sinusoid, TimestepEmbedding, timestep_sinusoid};
+use latent_nn::ops::{Part, beside, evaluation};
 use latent_nn::{Compute, Init, ops};
 
 use super::blocks::{Builder, DownBlock, MidBlock, Told};
@@ -247,6 +248,10 @@ impl ControlNet {
         picture: Tensor<4>,
         condition: &UNetCondition,
     ) -> Option<ControlNetContext> {
+        beside(Part::ControlNet, || self.prepared(picture, condition))
+    }
+
+    fn prepared(&self, picture: Tensor<4>, condition: &UNetCondition) -> Option<ControlNetContext> {
         let text = condition.text()?;
         let added = match (condition, &self.add_embedding) {
             (UNetCondition::TextTime(told), Some(embedding)) => {
@@ -292,6 +297,10 @@ impl ControlNet {
         timesteps: &[f32],
         context: &ControlNetContext,
     ) -> Residuals {
+        evaluation(Part::ControlNet, || self.run(sample, timesteps, context))
+    }
+
+    fn run(&self, sample: Tensor<4>, timesteps: &[f32], context: &ControlNetContext) -> Residuals {
         let waves = timestep_sinusoid(timesteps, &self.sinusoid(), &host(&sample.device()));
         let time = self.time_embedding.forward(waves);
         let time = match &context.added {

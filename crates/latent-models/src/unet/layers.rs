@@ -1,7 +1,7 @@
 //! The layers of a U-Net by name and place, and calls that change or leave out some of them.
 
 use burn::tensor::Tensor;
-use latent_nn::ops;
+use latent_nn::ops::{self, Part, evaluation};
 
 use super::blocks::{DownBlock, Kept, MidBlock, Told, UpBlock};
 use super::model::{Context, Leading, UNet2dCondition};
@@ -109,8 +109,10 @@ impl UNet2dCondition {
     ) -> (Tensor<4>, DeepFeatures) {
         let mut kept = Kept::at(branch + 1);
         let parts = (context, leading, &mut kept);
-        let waves = self.waves_of(timesteps, &sample);
-        let output = self.run((sample, waves), parts, &mut |_, _| ());
+        let output = evaluation(Part::UNet, || {
+            let waves = self.waves_of(timesteps, &sample);
+            self.run((sample, waves), parts, &mut |_, _| ())
+        });
         let found = kept.found.expect("`branch` is below `branches`");
         (output, DeepFeatures { found, branch })
     }
@@ -120,6 +122,18 @@ impl UNet2dCondition {
     /// # Panics
     /// If the shapes do not fit together, or `deep` is of another U-Net or batch.
     pub fn forward_shallow(
+        &self,
+        (sample, timesteps): (Tensor<4>, &[f32]),
+        context: &Context,
+        leading: Leading<'_>,
+        deep: &DeepFeatures,
+    ) -> Tensor<4> {
+        evaluation(Part::UNet, || {
+            self.shallow((sample, timesteps), context, leading, deep)
+        })
+    }
+
+    fn shallow(
         &self,
         (sample, timesteps): (Tensor<4>, &[f32]),
         context: &Context,
@@ -160,7 +174,10 @@ impl UNet2dCondition {
             attentions.map(Transformer2d::depth).sum()
         };
         let ahead: usize = way.iter().map(layers).sum();
-        told.text = context.text[context.text.len() - ahead..].iter();
+        told.text = Seen::new(
+            &context.text[context.text.len() - ahead..],
+            leading.pictures,
+        );
         x = deep.found.clone();
         for (block, first) in way {
             x = block.forward(x, &mut told, &mut skips, (first, &mut Kept::nothing()));

@@ -8,6 +8,7 @@ use latent_formats::Dtype;
 use latent_nn::layers::{
     Conv2d, Embedding, GroupNorm, Sinusoid, TimestepEmbedding, sinusoid_values, timestep_sinusoid,
 };
+use latent_nn::ops::{Part, beside, evaluation};
 use latent_nn::{Compute, Init, ops};
 
 use super::blocks::{Builder, DownBlock, Kept, MidBlock, Told, UpBlock};
@@ -202,6 +203,10 @@ impl UNet2dCondition {
     /// If the condition is not of this network: a width other than `cross_attention_dim`, a class where the config
     /// has none, or [`UNetCondition::TextTime`] where it has no `addition_embed_type`, or another where it has.
     pub fn prepare(&self, condition: UNetCondition, batch: usize) -> Context {
+        beside(Part::UNet, || self.prepared(condition, batch))
+    }
+
+    fn prepared(&self, condition: UNetCondition, batch: usize) -> Context {
         let added = self.embed_condition(&condition, batch);
         let text = match condition {
             UNetCondition::Text(text) => text,
@@ -323,9 +328,11 @@ impl UNet2dCondition {
         context: &Context,
         watch: &mut dyn FnMut(&str, &Tensor<4>),
     ) -> Tensor<4> {
-        let waves = self.waves_of(timesteps, &sample);
-        let parts = (context, Leading::default(), &mut Kept::nothing());
-        self.run((sample, waves), parts, watch)
+        evaluation(Part::UNet, || {
+            let waves = self.waves_of(timesteps, &sample);
+            let parts = (context, Leading::default(), &mut Kept::nothing());
+            self.run((sample, waves), parts, watch)
+        })
     }
 
     /// [`UNet2dCondition::forward_prepared`] led by pictures.
@@ -339,9 +346,11 @@ impl UNet2dCondition {
         context: &Context,
         leading: Leading<'_>,
     ) -> Tensor<4> {
-        let waves = self.waves_of(timesteps, &sample);
-        let parts = (context, leading, &mut Kept::nothing());
-        self.run((sample, waves), parts, &mut |_, _| ())
+        evaluation(Part::UNet, || {
+            let waves = self.waves_of(timesteps, &sample);
+            let parts = (context, leading, &mut Kept::nothing());
+            self.run((sample, waves), parts, &mut |_, _| ())
+        })
     }
 
     pub(super) fn run(

@@ -46,6 +46,14 @@ impl GroupNorm {
         self.apply(x, true)
     }
 
+    pub(crate) fn groups(&self) -> usize {
+        self.groups
+    }
+
+    pub(crate) fn eps(&self) -> f64 {
+        self.eps
+    }
+
     fn apply<const D: usize>(&self, x: Tensor<D>, silu: bool) -> Tensor<D> {
         let options = GroupNormOptions {
             groups: self.groups,

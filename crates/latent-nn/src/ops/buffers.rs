@@ -13,9 +13,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::{AllocationProperty, Bytes, DType, Shape, TensorData};
 
 /// Shorter results come from the allocator, which is quick for them.
-const SHORTEST: usize = 4096;
+pub(super) const SHORTEST: usize = 4096;
 
-static SHELF: Mutex<Option<Shelf>> = Mutex::new(None);
+static SHELF: Mutex<Option<Shelf<Vec<f32>>>> = Mutex::new(None);
 
 /// Values of a result in the making.
 pub(crate) struct Buffer {
@@ -28,7 +28,7 @@ impl Buffer {
     /// `len` values, whatever they are, for a kernel that writes every one.
     pub(crate) fn unset(len: usize) -> Self {
         let found = match len >= SHORTEST {
-            true => on_shelf(|shelf| shelf.take(len)),
+            true => on_shelf(|shelf| shelf.take(len)).map(|(_, values)| values),
             false => None,
         };
         let mut values = found.unwrap_or_else(|| vec![0.0; len]);
@@ -46,16 +46,28 @@ impl Buffer {
     }
 
     /// The values as a tensor, not copied.
-    pub(crate) fn into_tensor(mut self, shape: &[usize]) -> FloatTensor<Flex> {
+    pub(crate) fn into_tensor(self, shape: &[usize]) -> FloatTensor<Flex> {
+        FloatTensor::<Flex>::from_data(self.into_data(shape))
+    }
+
+    /// The values as a tensor's data, not copied.
+    pub(crate) fn into_data(mut self, shape: &[usize]) -> TensorData {
         if self.len() < SHORTEST {
             let values = std::mem::take(&mut self.values);
-            return FloatTensor::<Flex>::from_data(TensorData::new(values, shape.to_vec()));
+            return TensorData::new(values, shape.to_vec());
         }
-        let bytes = bytes::Bytes::from_owner(self);
-        let bytes = Bytes::from_shared(bytes, AllocationProperty::Native);
-        let data = TensorData::from_bytes(bytes, Shape::from(shape.to_vec()), DType::F32);
-        FloatTensor::<Flex>::from_data(data)
+        owned(self, shape)
     }
+}
+
+/// A tensor's data in memory that `owner` gives back when its last user is gone.
+pub(super) fn owned(
+    owner: impl AsRef<[u8]> + Send + Sync + 'static,
+    shape: &[usize],
+) -> TensorData {
+    let bytes = bytes::Bytes::from_owner(owner);
+    let bytes = Bytes::from_shared(bytes, AllocationProperty::Native);
+    TensorData::from_bytes(bytes, Shape::from(shape.to_vec()), DType::F32)
 }
 
 impl Deref for Buffer {
@@ -82,30 +94,25 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if self.values.len() >= SHORTEST {
             let values = std::mem::take(&mut self.values);
-            on_shelf(|shelf| shelf.put(values));
+            on_shelf(|shelf| shelf.put(values.len(), values));
         }
     }
 }
 
 /// Gives the memory of dropped results back to the system, before work of another kind begins.
 pub fn release_buffers() {
-    on_shelf(|shelf| {
-        shelf.idle.clear();
-        shelf.ages.clear();
-        shelf.waiting = 0;
-        shelf.most = shelf.in_use;
-    });
+    super::record::released();
+    on_shelf(Shelf::clear);
 }
 
-fn on_shelf<R>(work: impl FnOnce(&mut Shelf) -> R) -> R {
+fn on_shelf<R>(work: impl FnOnce(&mut Shelf<Vec<f32>>) -> R) -> R {
     let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
     work(shelf.get_or_insert_with(Shelf::default))
 }
 
 /// Buffers that wait for a use, by their own length; all sizes are numbers of values.
-#[derive(Default)]
-struct Shelf {
-    idle: BTreeMap<usize, Vec<(u64, Vec<f32>)>>,
+pub(super) struct Shelf<B> {
+    idle: BTreeMap<usize, Vec<(u64, B)>>,
     /// Numbers and lengths of the idle ones, oldest first; those that were taken meanwhile are skipped.
     ages: VecDeque<(u64, usize)>,
     next: u64,
@@ -115,15 +122,25 @@ struct Shelf {
     most: usize,
 }
 
-impl Shelf {
-    /// A buffer of this length or up to twice as long; `None` if it has to be made.
-    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
-        let fitting = self.idle.range_mut(len..=2 * len);
-        let found = fitting
-            .into_iter()
-            .find_map(|(_, idle)| idle.pop())
-            .map(|(_, values)| values);
-        let taken = found.as_ref().map_or(len, Vec::len);
+impl<B> Default for Shelf<B> {
+    fn default() -> Self {
+        Self {
+            idle: BTreeMap::new(),
+            ages: VecDeque::new(),
+            next: 0,
+            waiting: 0,
+            in_use: 0,
+            most: 0,
+        }
+    }
+}
+
+impl<B> Shelf<B> {
+    /// A buffer of this length or up to twice as long, with its length; `None` if it has to be made.
+    pub(super) fn take(&mut self, len: usize) -> Option<(usize, B)> {
+        let mut fitting = self.idle.range_mut(len..=2 * len);
+        let found = fitting.find_map(|(&own, idle)| idle.pop().map(|(_, buffer)| (own, buffer)));
+        let taken = found.as_ref().map_or(len, |(own, _)| *own);
         self.in_use += taken;
         self.most = self.most.max(self.in_use);
         match found {
@@ -133,12 +150,12 @@ impl Shelf {
         found
     }
 
-    fn put(&mut self, values: Vec<f32>) {
-        let len = values.len();
+    /// Takes a buffer of this length back.
+    pub(super) fn put(&mut self, len: usize, buffer: B) {
         self.in_use -= len;
         self.waiting += len;
         self.ages.push_back((self.next, len));
-        self.idle.entry(len).or_default().push((self.next, values));
+        self.idle.entry(len).or_default().push((self.next, buffer));
         self.next += 1;
         // Numbers of taken buffers pile up in `ages`; now and then they are thrown out.
         if self.ages.len() > 4096 {
@@ -150,6 +167,19 @@ impl Shelf {
             self.ages.retain(waits);
         }
         self.make_room();
+    }
+
+    /// Drops all that wait.
+    pub(super) fn clear(&mut self) {
+        self.idle.clear();
+        self.ages.clear();
+        self.waiting = 0;
+        self.most = self.in_use;
+    }
+
+    /// Values in use, and in buffers that wait.
+    pub(super) fn held(&self) -> usize {
+        self.in_use + self.waiting
     }
 
     /// Drops the oldest until no more lies here than may.
@@ -174,8 +204,8 @@ mod tests {
     use super::*;
 
     /// Takes a buffer, making it where there is none.
-    fn taken(shelf: &mut Shelf, len: usize) -> (bool, Vec<f32>) {
-        let found = shelf.take(len);
+    fn taken(shelf: &mut Shelf<Vec<f32>>, len: usize) -> (bool, Vec<f32>) {
+        let found = shelf.take(len).map(|(_, values)| values);
         (found.is_some(), found.unwrap_or_else(|| vec![0.0; len]))
     }
 
@@ -187,7 +217,7 @@ mod tests {
         };
         let (found, first) = taken(&mut shelf, 9000);
         assert!(!found);
-        shelf.put(first);
+        shelf.put(first.len(), first);
         assert!(!taken(&mut shelf, 9001).0, "too short");
         assert!(!taken(&mut shelf, 4499).0, "more than twice as long");
         let (found, first) = taken(&mut shelf, 4500);
@@ -200,7 +230,7 @@ mod tests {
         let mut shelf = Shelf::default();
         for len in (5000..50_000).step_by(1000) {
             let (_, values) = taken(&mut shelf, len);
-            shelf.put(values);
+            shelf.put(values.len(), values);
             assert!(shelf.in_use + shelf.waiting <= len + len / 4);
         }
         // The last one fits and still waits.
@@ -212,7 +242,7 @@ mod tests {
         let mut shelf = Shelf::default();
         for _ in 0..20_000 {
             let (_, values) = taken(&mut shelf, 4096);
-            shelf.put(values);
+            shelf.put(values.len(), values);
         }
         assert!(shelf.ages.len() <= 4097);
     }
@@ -226,7 +256,7 @@ mod tests {
         let tensor = buffer.into_tensor(&[len]);
         let second = tensor.clone();
         drop(tensor);
-        let held = |shelf: &mut Shelf| shelf.idle.get(&len).map_or(0, Vec::len);
+        let held = |shelf: &mut Shelf<Vec<f32>>| shelf.idle.get(&len).map_or(0, Vec::len);
         assert_eq!(on_shelf(held), 0);
         assert!(second.as_slice::<f32>().unwrap().iter().all(|&v| v == 3.0));
         drop(second);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Element};
+use burn::tensor::{DType, Element, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use latent_kernels as kernels;
@@ -44,6 +44,38 @@ pub(crate) fn values(x: &Cpu) -> &[f32] {
     }
 }
 
+/// A tensor of the CPU as the kernels see it.
+///
+/// # Panics
+/// If it lies on another device.
+pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Cpu {
+    match x.try_into_primitive::<Flex>() {
+        Ok(x) => dense(x),
+        Err(_) => panic!("a tensor of the CPU is needed"),
+    }
+}
+
+/// Group norm of a band `x` with `[weight, bias]` and the statistics of its whole picture; all on the CPU.
+pub(crate) fn group_norm_band(
+    x: Tensor<4>,
+    [weight, bias]: [Tensor<1>; 2],
+    stats: &[f32],
+    silu: bool,
+) -> Tensor<4> {
+    let (shape, device) = (x.dims(), x.device());
+    let (x, weight, bias) = (host(x), host(weight), host(bias));
+    let mut out = Buffer::unset(values(&x).len());
+    kernels::group_norm_band(
+        values(&x),
+        values(&weight),
+        values(&bias),
+        stats,
+        silu,
+        &mut out,
+    );
+    Tensor::from_data(out.into_data(&shape), &device)
+}
+
 fn dims(x: &Cpu) -> Vec<usize> {
     x.shape().to_vec()
 }
@@ -59,7 +91,12 @@ fn given(tensor: Maybe<Flex>) -> Option<Cpu> {
     tensor.into_option().map(dense)
 }
 
-fn conv_shape(x: [usize; 4], co: usize, kernel: [usize; 2], options: &ConvOptions) -> ConvShape {
+pub(super) fn conv_shape(
+    x: [usize; 4],
+    co: usize,
+    kernel: [usize; 2],
+    options: &ConvOptions,
+) -> ConvShape {
     let [n, h, w, ci] = x;
     ConvShape {
         n,
@@ -104,11 +141,26 @@ const FEWEST_CHANNELS: usize = 64;
 const FEWEST_ROWS: usize = 16;
 
 /// The precision of a layer from `inputs` to `outputs` channels in `rows` places.
-fn fitted(precision: Precision, inputs: usize, outputs: usize, rows: usize) -> Precision {
+pub(super) fn fitted(
+    precision: Precision,
+    inputs: usize,
+    outputs: usize,
+    rows: usize,
+) -> Precision {
     if inputs.min(outputs) < FEWEST_CHANNELS || rows < FEWEST_ROWS {
         precision.floating()
     } else {
         precision
+    }
+}
+
+/// Rows of each picture among `rows` of all, for a linear layer of an input of `shape`.
+pub(super) fn rows_of_each(shape: &[usize], rows: usize) -> usize {
+    // A row of its own for each picture is a time embedding's, however many pictures there are.
+    if shape.len() > 2 {
+        rows / shape[0].max(1)
+    } else {
+        1
     }
 }
 
@@ -273,12 +325,7 @@ impl LatentOps for Flex {
         let (bias, residual) = (given(bias), given(residual));
         let mut shape = dims(&x);
         let [width, inputs] = weight.shape().dims();
-        // A row of its own for each picture is a time embedding's, however many pictures there are.
-        let rows = if shape.len() > 2 {
-            matrix(&x).0 / shape[0].max(1)
-        } else {
-            1
-        };
+        let rows = rows_of_each(&shape, matrix(&x).0);
         let options = LinearOptions {
             precision: fitted(options.precision, inputs, width, rows),
             ..options

@@ -4,6 +4,7 @@ use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 use latent_kernels::{Activation, Precision};
 
+use super::record::{OpKind, described, watch};
 use super::{AttentionOptions, ConvOptions, GroupNormOptions, LatentOps, LinearOptions, Maybe};
 
 /// What a convolution adds to its result, each in the pass that writes it.
@@ -33,14 +34,16 @@ pub fn conv2d(
     added: ConvArguments,
     options: ConvOptions,
 ) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::latent_conv2d(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        maybe(added.bias),
-        maybe(added.per_channel),
-        maybe(added.residual),
-        options,
-    ))
+    watch(|| described::convolution(&x, &weight, &options)).around(|| {
+        Tensor::from_dispatch(Dispatch::latent_conv2d(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            maybe(added.bias),
+            maybe(added.per_channel),
+            maybe(added.residual),
+            options,
+        ))
+    })
 }
 
 /// `x [.., k] @ weight [n, k]^T + bias [n] + residual [.., n]`.
@@ -54,13 +57,15 @@ pub fn linear<const D: usize>(
     residual: Option<Tensor<D>>,
     options: LinearOptions,
 ) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::latent_linear(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        maybe(bias),
-        maybe(residual),
-        options,
-    ))
+    watch(|| described::linear(&x, &weight, &options)).around(|| {
+        Tensor::from_dispatch(Dispatch::latent_linear(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            maybe(bias),
+            maybe(residual),
+            options,
+        ))
+    })
 }
 
 /// `softmax(q k^T / sqrt(d)) v` of each head; `q [n, lq, heads * d]`, `k` and `v [n, lk, heads * d]`.
@@ -77,12 +82,14 @@ pub fn attention(
     values: Tensor<3>,
     options: AttentionOptions,
 ) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::latent_attention(
-        queries.into_dispatch(),
-        keys.into_dispatch(),
-        values.into_dispatch(),
-        options,
-    ))
+    watch(|| described::attention(&queries, &keys, &options)).around(|| {
+        Tensor::from_dispatch(Dispatch::latent_attention(
+            queries.into_dispatch(),
+            keys.into_dispatch(),
+            values.into_dispatch(),
+            options,
+        ))
+    })
 }
 
 /// Sums `x [rows, c]` over equal runs of rows: `[runs, c]`.
@@ -118,12 +125,14 @@ pub fn group_norm<const D: usize>(
     bias: Tensor<1>,
     options: GroupNormOptions,
 ) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::latent_group_norm(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-        options,
-    ))
+    watch(|| described::plain(OpKind::Norm, &x, 3, x.dims())).around(|| {
+        Tensor::from_dispatch(Dispatch::latent_group_norm(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            bias.into_dispatch(),
+            options,
+        ))
+    })
 }
 
 /// Normalises the last axis of `x [.., c]` with `weight [c]` and `bias [c]`.
@@ -135,24 +144,28 @@ pub fn layer_norm<const D: usize>(
     bias: Tensor<1>,
     eps: f64,
 ) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::latent_layer_norm(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-        eps,
-    ))
+    watch(|| described::plain(OpKind::Norm, &x, 2, x.dims())).around(|| {
+        Tensor::from_dispatch(Dispatch::latent_layer_norm(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            bias.into_dispatch(),
+            eps,
+        ))
+    })
 }
 
 /// First half of the channels times GELU of the second half: `[.., 2c]` to `[.., c]`.
 ///
 /// Source: Shazeer 2020 (arXiv:2002.05202).
 pub fn geglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::latent_geglu(x.into_dispatch()))
+    watch(|| described::plain(OpKind::Pointwise, &x, 3, halved(x.dims())))
+        .around(|| Tensor::from_dispatch(Dispatch::latent_geglu(x.into_dispatch())))
 }
 
 /// Applies `kind` to every element.
 pub fn activation<const D: usize>(x: Tensor<D>, kind: Activation) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::latent_activation(x.into_dispatch(), kind))
+    watch(|| described::plain(OpKind::Pointwise, &x, 2, x.dims()))
+        .around(|| Tensor::from_dispatch(Dispatch::latent_activation(x.into_dispatch(), kind)))
 }
 
 /// `x * sigmoid(x)`.
@@ -176,7 +189,9 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// If the shapes differ.
 pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
     assert_eq!(a.dims(), b.dims(), "add: shapes differ");
-    Tensor::from_dispatch(Dispatch::latent_add(a.into_dispatch(), b.into_dispatch()))
+    watch(|| described::plain(OpKind::Pointwise, &a, 3, a.dims())).around(|| {
+        Tensor::from_dispatch(Dispatch::latent_add(a.into_dispatch(), b.into_dispatch()))
+    })
 }
 
 /// Joins `a [.., ca]` and `b [.., cb]` to `[.., ca + cb]`.
@@ -189,15 +204,32 @@ pub fn concat<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
         b.dims()[..D - 1],
         "concat: shapes differ before the channels"
     );
-    Tensor::from_dispatch(Dispatch::latent_concat(
-        a.into_dispatch(),
-        b.into_dispatch(),
-    ))
+    watch(|| described::plain(OpKind::Layout, &a, 2, joined(a.dims(), b.dims()))).around(|| {
+        Tensor::from_dispatch(Dispatch::latent_concat(
+            a.into_dispatch(),
+            b.into_dispatch(),
+        ))
+    })
 }
 
 /// Nearest-neighbour resize of `x [n, h, w, c]` to `[n, size[0], size[1], c]`.
 pub fn upsample_nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::latent_upsample(x.into_dispatch(), size))
+    watch(|| described::plain(OpKind::Layout, &x, 2, resized(x.dims(), size)))
+        .around(|| Tensor::from_dispatch(Dispatch::latent_upsample(x.into_dispatch(), size)))
+}
+
+fn halved<const D: usize>(mut shape: [usize; D]) -> [usize; D] {
+    shape[D - 1] /= 2;
+    shape
+}
+
+fn joined<const D: usize>(mut shape: [usize; D], other: [usize; D]) -> [usize; D] {
+    shape[D - 1] += other[D - 1];
+    shape
+}
+
+fn resized([n, _, _, c]: [usize; 4], [height, width]: [usize; 2]) -> [usize; 4] {
+    [n, height, width, c]
 }
 
 /// `[n, c, h, w]` to channels-last `[n, h, w, c]`.

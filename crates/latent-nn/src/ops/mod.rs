@@ -14,11 +14,13 @@ mod functions;
 mod gpu;
 mod options;
 pub(crate) mod pack;
+pub(crate) mod record;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
 pub use buffers::release_buffers;
+pub(crate) use flex::group_norm_band;
 pub use functions::{
     ConvArguments, activation, add, attention, concat, conv2d, geglu, gelu, group_norm, layer_norm,
     linear, quick_gelu, silu, to_nchw, to_nhwc, upsample_nearest,
@@ -27,6 +29,9 @@ pub(crate) use functions::{column_sums, overwrite, part};
 pub use latent_kernels::Activation;
 pub use options::{AttentionOptions, ConvOptions, GroupNormOptions, LinearOptions, WeightUse};
 pub use pack::forget_packed;
+pub use record::{
+    OpCost, OpKind, Part, PartRecord, beside, evaluation, profile, rehearse, rehearsing,
+};
 
 /// An optional tensor argument of an operation.
 #[derive(Clone, Debug, ExtensionType)]

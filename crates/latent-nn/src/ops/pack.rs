@@ -59,9 +59,10 @@ pub(crate) enum Packed {
 }
 
 type Storage = dyn Any + Send + Sync;
-type Key = (usize, usize, PackKind);
+/// The address of a weight's storage, where in it the weight begins, and what it is packed for.
+pub(crate) type PackKey = (usize, usize, PackKind);
 
-type Entries = HashMap<Key, (Weak<Storage>, Packed)>;
+type Entries = HashMap<PackKey, (Weak<Storage>, Packed)>;
 
 /// The one cache.
 static CACHE: LazyLock<Mutex<Entries>> = LazyLock::new(Mutex::default);
@@ -76,18 +77,24 @@ pub(crate) fn cached(
     pack: impl FnOnce() -> Packed,
 ) -> Packed {
     let storage: Arc<Storage> = weight.data_arc();
-    let address = Arc::as_ptr(&storage).cast::<()>() as usize;
-    let key = (address, weight.layout().start_offset(), kind);
+    let key = key(weight, kind);
     if let Some(packed) = lookup(key) {
         return packed;
     }
     let packed = pack();
-    release(address);
+    release(key.0);
     let mut entries = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     // A dropped model's copies go as soon as the next model packs its first weight.
     entries.retain(|_, (storage, _)| storage.strong_count() > 0);
     entries.insert(key, (Arc::downgrade(&storage), packed.clone()));
     packed
+}
+
+/// Where the packed form of `weight` is kept.
+pub(crate) fn key(weight: &FloatTensor<Flex>, kind: PackKind) -> PackKey {
+    let storage: Arc<Storage> = weight.data_arc();
+    let address = Arc::as_ptr(&storage).cast::<()>() as usize;
+    (address, weight.layout().start_offset(), kind)
 }
 
 /// What weights that lie in files are told once they are packed, by their storage's address as in [`CACHE`].
@@ -128,11 +135,12 @@ pub fn forget_packed<M: Module>(module: &M) {
     }
     let mut addresses = Addresses(HashSet::new());
     module.visit(&mut addresses);
+    super::record::forgotten(&addresses.0);
     let mut entries = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     entries.retain(|(address, ..), _| !addresses.0.contains(address));
 }
 
-fn lookup(key: Key) -> Option<Packed> {
+fn lookup(key: PackKey) -> Option<Packed> {
     let entries = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     let (storage, packed) = entries.get(&key)?;
     (storage.strong_count() > 0).then(|| packed.clone())

@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../bytes.rs"]
+#[allow(dead_code, reason = "each target has one of them")]
+mod bytes;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bytes::pickle(input));
