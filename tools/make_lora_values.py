@@ -3,7 +3,8 @@
     python tools/make_lora_values.py
 
 Each file holds factors to begin with (in PEFT's names), a batch of clean latents, noise and timesteps, and what two
-updates of AdamW make: losses, the first gradients, the factors at the end. Three cases: attention of a U-Net with captions read
+updates of AdamW make: losses, the first gradients, the factors at the end. AdamW's
+eps is large, so that gradients near zero do not become updates by the signs of their rounding. Three cases: attention of a U-Net with captions read
 beforehand; every kind of layer, the text encoder at a rate of its own, min-SNR weights and a class beside the subject; Stable
 Diffusion XL with both text encoders. Needs torch, diffusers, transformers, peft, safetensors.
 """
@@ -104,7 +105,8 @@ def run(name, model, layers, text_layers, gamma=None, prior=False):
         saved[key.split(".lora_")[0] + ".alpha"] = torch.tensor(ALPHA)
     groups = [{"params": [p for key, p in factors.items() if key.startswith("unet.")], "lr": RATE},
               {"params": [p for key, p in factors.items() if not key.startswith("unet.")], "lr": TEXT_RATE}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.99), weight_decay=0.1)
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.99), weight_decay=0.1,
+                                  eps=1e-4)
     for step in range(2):
         loss = case.loss(own, CAPTIONS, not text_layers, gamma)
         if prior:
