@@ -50,33 +50,36 @@ fn equals(folder: &Path, run: &str) {
     assert!(worst <= 1e-3, "{run}: {worst}");
 }
 
+/// The plain adapter of the tiny model with a strength.
+fn adapter(strength: &str) -> String {
+    let file = of_adapter("ip-adapter_sd15.safetensors");
+    format!("{}:{strength}", text(&file))
+}
+
 #[test]
-fn an_adapter_looks_at_one_picture_or_several_and_two_at_one_each() {
+fn an_adapter_looks_at_one_picture_or_several() {
     let place = tempfile::tempdir().expect("a folder");
     let folder = place.path();
     let [wide, square] = ["wide", "square"].map(|name| seen(folder, name));
-    let file = of_adapter("ip-adapter_sd15.safetensors");
-    let adapter = |strength: &str| format!("{}:{strength}", text(&file));
     let encoder = of_adapter("image_encoder");
     let flags = ["--ip-adapter", &adapter("0.6"), "--ip-image", text(&wide)];
-    draw(
-        folder,
-        &[&flags[..], &["--image-encoder", text(&encoder)]].concat(),
-    )
-    .fine();
+    let named = ["--image-encoder", text(&encoder)];
+    draw(folder, &[&flags[..], &named].concat()).fine();
     equals(folder, "sd1_plain");
     // The encoder beside the adapter is found.
-    let both = ["--ip-image", text(&wide), "--ip-image", text(&square)];
-    draw(
-        folder,
-        &[&["--ip-adapter", &adapter("0.8")], &both[..]].concat(),
-    )
-    .fine();
+    let flags = ["--ip-adapter", &adapter("0.8"), "--ip-image", text(&wide)];
+    let another = ["--ip-image", text(&square)];
+    draw(folder, &[&flags[..], &another].concat()).fine();
     equals(folder, "sd1_pictures");
-    let plus = format!(
-        "{}:0.7",
-        text(&of_adapter("ip-adapter-plus_sd15.safetensors"))
-    );
+}
+
+#[test]
+fn two_adapters_look_at_a_picture_each_and_settings_name_them() {
+    let place = tempfile::tempdir().expect("a folder");
+    let folder = place.path();
+    let [wide, square] = ["wide", "square"].map(|name| seen(folder, name));
+    let plus = of_adapter("ip-adapter-plus_sd15.safetensors");
+    let plus = format!("{}:0.7", text(&plus));
     let two = ["--ip-adapter", &adapter("0.5"), "--ip-adapter", &plus];
     let pictures = ["--ip-image", text(&square), "--ip-image", text(&wide)];
     draw(folder, &[two, pictures].concat()).fine();
@@ -86,116 +89,101 @@ fn an_adapter_looks_at_one_picture_or_several_and_two_at_one_each() {
     let settings = &settings.expect("settings").1;
     let named = "ip-adapter ip-adapter_sd15:0.5, ip-adapter ip-adapter-plus_sd15:0.7";
     assert!(settings.contains(named), "{settings}");
-    let window = [
-        "--ip-start",
-        "0.2",
-        "--ip-end",
-        "0.7",
-        "--ip-image",
-        text(&wide),
-    ];
-    draw(
-        folder,
-        &[&["--ip-adapter", &adapter("0.9")], &window[..]].concat(),
-    )
-    .fine();
+}
+
+#[test]
+fn an_adapter_looks_for_a_part_of_the_steps_and_reproducing_asks_for_it() {
+    let place = tempfile::tempdir().expect("a folder");
+    let folder = place.path();
+    let wide = seen(folder, "wide");
+    let flags = ["--ip-adapter", &adapter("0.9"), "--ip-image", text(&wide)];
+    let window = ["--ip-start", "0.2", "--ip-end", "0.7"];
+    draw(folder, &[&flags[..], &window].concat()).fine();
     equals(folder, "sd1_window");
-    let png = folder.join("a.png");
+    let (png, model) = (folder.join("a.png"), tiny_model());
     let said = run([
         "reproduce",
         text(&png),
         "--model",
-        text(&tiny_model()),
+        text(&model),
         "--dry-run",
     ]);
-    assert!(
-        said.stderr.contains("the IP-Adapter `ip-adapter_sd15:0.9"),
-        "{}",
-        said.stderr
-    );
+    let wanted = "the IP-Adapter `ip-adapter_sd15:0.9";
+    assert!(said.stderr.contains(wanted), "{}", said.stderr);
+}
+
+/// Draws with an adapter and `more` flags, and checks the exit code and words of the error.
+#[track_caller]
+fn refused(folder: &Path, more: &[&str], code: i32, words: &[&str]) {
+    let said = draw(folder, more);
+    assert_eq!(said.code, code, "{more:?}: {}", said.stderr);
+    for word in words {
+        assert!(
+            said.stderr.contains(word),
+            "no `{word}` in: {}",
+            said.stderr
+        );
+    }
 }
 
 #[test]
-fn flags_and_files_that_do_not_fit_are_refused_with_what_to_do() {
+fn flags_that_do_not_fit_together_are_refused_with_what_to_do() {
     let place = tempfile::tempdir().expect("a folder");
     let folder = place.path();
     let shown = folder.join("shown.png");
     picture(40, 30, 0).save(&shown).expect("saved");
-    let fits = of_adapter("ip-adapter_sd15.safetensors");
-    let other = of_adapter("ip-adapter_sdxl.safetensors");
+    let fits = adapter("1");
+    let image = ["--ip-image", text(&shown)];
+    refused(folder, &["--ip-adapter", &fits], 2, &["--ip-image"]);
+    refused(folder, &image, 2, &["--ip-adapter"]);
+    refused(folder, &["--image-encoder", "a"], 2, &["--ip-adapter"]);
+    let two = ["--ip-adapter", &fits, "--ip-adapter", &fits];
+    let words = ["2 IP-Adapters and 1 pictures", "one `--ip-image`"];
+    refused(folder, &[&two[..], &image].concat(), 2, &words);
+    let window = [
+        "--ip-adapter",
+        &fits,
+        "--ip-start",
+        "0.9",
+        "--ip-end",
+        "0.1",
+    ];
+    let words = ["the start before the end"];
+    refused(folder, &[&window[..], &image].concat(), 2, &words);
+}
+
+#[test]
+fn files_that_do_not_fit_are_refused_with_what_they_are() {
+    let place = tempfile::tempdir().expect("a folder");
+    let folder = place.path();
+    let shown = folder.join("shown.png");
+    picture(40, 30, 0).save(&shown).expect("saved");
     let alone = folder.join("alone.safetensors");
-    fs::copy(&fits, &alone).expect("copied");
+    fs::copy(of_adapter("ip-adapter_sd15.safetensors"), &alone).expect("copied");
+    let other = of_adapter("ip-adapter_sdxl.safetensors");
     let lora = of_adapter("../adapters/lora_kohya.safetensors");
-    let (fits, shown, lora) = (text(&fits), text(&shown), text(&lora));
-    let cases: [(&[&str], i32, &[&str]); 9] = [
-        (&["--ip-adapter", fits], 2, &["--ip-image"]),
-        (&["--ip-image", shown], 2, &["--ip-adapter"]),
-        (&["--image-encoder", fits], 2, &["--ip-adapter"]),
+    let cases: [(&Path, i32, &[&str]); 3] = [
         (
-            &[
-                "--ip-adapter",
-                fits,
-                "--ip-adapter",
-                fits,
-                "--ip-image",
-                shown,
-            ],
-            2,
-            &["2 IP-Adapters and 1 pictures", "one `--ip-image`"],
-        ),
-        (
-            &["--ip-adapter", text(&other), "--ip-image", shown],
+            &other,
             3,
             &["is an IP-Adapter for", "name one made for this kind"],
         ),
         (
-            &["--ip-adapter", text(&alone), "--ip-image", shown],
+            &alone,
             2,
             &["--image-encoder", "CLIPVisionModelWithProjection"],
         ),
-        (
-            &["--ip-adapter", lora, "--ip-image", shown],
-            3,
-            &["no IP-Adapter but a LoRA", "--lora"],
-        ),
-        (
-            &[
-                "--ip-adapter",
-                fits,
-                "--ip-image",
-                shown,
-                "--image-encoder",
-                lora,
-            ],
-            3,
-            &["is no image encoder"],
-        ),
-        (
-            &[
-                "--ip-adapter",
-                fits,
-                "--ip-image",
-                shown,
-                "--ip-start",
-                "0.9",
-                "--ip-end",
-                "0.1",
-            ],
-            2,
-            &["the start before the end"],
-        ),
+        (&lora, 3, &["no IP-Adapter but a LoRA", "--lora"]),
     ];
-    for (more, code, words) in cases {
-        let said = draw(folder, more);
-        assert_eq!(said.code, code, "{more:?}: {}", said.stderr);
-        for word in words {
-            assert!(
-                said.stderr.contains(word),
-                "no `{word}` in: {}",
-                said.stderr
-            );
-        }
+    for (file, code, words) in cases {
+        let flags = ["--ip-adapter", text(file), "--ip-image", text(&shown)];
+        refused(folder, &flags, code, words);
     }
+    let fits = adapter("1");
+    let flags = ["--ip-adapter", &fits, "--ip-image", text(&shown)];
+    let wrong = ["--image-encoder", text(&lora)];
+    let words = ["is no image encoder"];
+    refused(folder, &[&flags[..], &wrong].concat(), 3, &words);
 }
 
 #[test]
