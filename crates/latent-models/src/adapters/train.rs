@@ -8,7 +8,7 @@ use latent_nn::to_host;
 
 use super::layers::Layers;
 use crate::error::{ModelError, Result};
-use crate::single_file::LdmNames;
+use crate::single_file::{LdmNames, TextNames};
 use crate::text::ClipTextModel;
 use crate::unet::UNet2dCondition;
 use crate::weights::written_name;
@@ -149,7 +149,10 @@ impl LoraFiles {
     pub fn of(unet: &UNet2dCondition) -> Self {
         let is_xl = unet.config().addition_embed_type.is_some();
         let names: Vec<String> = unet.lora_layers().into_iter().map(|l| l.name).collect();
-        let of = || LdmNames::of(names.iter().map(String::as_str), [].into_iter(), false);
+        let of = || {
+            let names = names.iter().map(String::as_str);
+            LdmNames::of(names, [].into_iter(), TextNames::Both)
+        };
         Self {
             published: is_xl.then(of),
         }
