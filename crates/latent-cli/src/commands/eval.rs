@@ -22,9 +22,9 @@ use crate::terminal::Terminal;
   latent eval generation --judge runs/judge/model --data data/all/heldout --training data/core/train
 
 A judge is what `latent train text-encoder` exports, trained apart from the model it measures. Things are named right
-if, of the names of all things, the picture is nearest to those of its caption's; words are told right if it is nearer to
-its caption than to the same with another word of the list (a list goes by its first word; the judge's config has them as
-`opposites`). Read each score beside that of the data's own pictures, and words also beside that of the picture of
+if the picture is nearer to its caption than to 99 others that name another thing in its place; words are told right if it
+is nearer to its caption than to the same with another word of the list (a list goes by its first word; the judge's config
+has them as `opposites`). Read each score beside that of the data's own pictures, and words also beside that of the picture of
 another caption, which is chance. Fréchet distances shrink with the number of pictures: compare equal numbers only.")]
 pub(crate) struct Eval {
     #[command(subcommand)]

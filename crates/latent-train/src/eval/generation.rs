@@ -9,7 +9,7 @@ use latent_formats::Picture;
 use serde::Serialize;
 
 use super::judge::{cosine, nearest};
-use super::naming::Names;
+use super::naming::{Names, Naming};
 use super::tally::{Tally, Worded, add_words};
 use super::wording::Wording;
 use super::{Hits, Judge, WordHits, concepts, frechet_distance, kernel_distance, spread, word};
@@ -58,8 +58,9 @@ pub struct GenerationReport {
     pub alignment: f64,
     /// The same of the captions' own pictures: what a perfect model would have.
     pub alignment_of_data: f64,
-    /// Among the names of all things of the training set those of the caption's things are nearest to the drawn picture.
-    /// A thing's name is the shortest caption of a training picture that shows it alone, without its style.
+    /// The drawn picture is nearer to its caption in English than to the captions that name another thing in the place of
+    /// one of its own: 99 for each, evenly spread over the training set's. A thing's name is the shortest caption of a
+    /// training picture that shows it alone, without style and article.
     pub named: Hits,
     /// The same of the captions' own pictures: how often the judge knows things when they are drawn right.
     pub named_of_data: Hits,
@@ -114,7 +115,7 @@ pub fn evaluate_generation(
     let training = DataSet::open(training, Captions::Optional)?;
     let asked = asked(&data, options.count);
     let (places, known) = seen(&training, judge, options.training_limit)?;
-    let names = Names::of(&training, judge);
+    let names = Names::of(&training);
     let total = asked.len();
     let mut scores = Scores::default();
     for (index, asked) in asked.iter().enumerate() {
@@ -127,7 +128,8 @@ pub fn evaluate_generation(
             let (place, _) = nearest(vector, &known)?;
             Some(shows(&training.examples()[places[place]], example))
         };
-        let named = |vector: &[f32]| names.right(vector, example);
+        let naming = Naming::read(judge, &names, example);
+        let named = |vector: &[f32]| Some(naming.as_ref()?.right(vector));
         let of = [word(example, "kind"), &asked.language];
         scores
             .concepts
