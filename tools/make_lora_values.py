@@ -3,10 +3,10 @@
     python tools/make_lora_values.py
 
 Each file holds factors to begin with (in PEFT's names), a batch of clean latents, noise and timesteps, and what two
-updates of AdamW make: losses, the first gradients, the factors at the end. AdamW's
-eps is large, so that gradients near zero do not become updates by the signs of their rounding. Three cases: attention of a U-Net with captions read
-beforehand; every kind of layer, the text encoder at a rate of its own, min-SNR weights and a class beside the subject; Stable
-Diffusion XL with both text encoders. Needs torch, diffusers, transformers, peft, safetensors.
+updates of AdamW make: losses, the first gradients, the factors at the end. AdamW's eps is large, so that gradients near
+zero do not become updates by the signs of their rounding. Three cases: attention of a U-Net with captions read beforehand;
+every kind of layer, the text encoder at a rate of its own, min-SNR weights and a class beside the subject; Stable Diffusion
+XL with both text encoders. Needs torch, diffusers, transformers, peft, safetensors.
 """
 from pathlib import Path
 
