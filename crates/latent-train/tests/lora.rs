@@ -268,18 +268,12 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
     let root = root.path();
     let tiny = model("sd1-tiny");
     let text = "[text_encoder]\nlearning_rate = 1e-3\n";
-    let cases: [(&Path, &str, &str, &str); 10] = [
+    let cases: [(&Path, &str, &str, &str); 9] = [
         (
             &model("sdxl-refiner-tiny"),
             "",
             "",
             "train on the base model",
-        ),
-        (
-            &model("lcm-tiny"),
-            "",
-            "",
-            "distilled over the strength of guidance",
         ),
         (&model("class-tiny"), "", "", "is told no words"),
         (Path::new("nowhere"), "", "", "nowhere"),
