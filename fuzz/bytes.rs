@@ -6,8 +6,11 @@ use std::path::Path;
 
 use latent_formats::{Bytes, Picture, Weights};
 
+/// A target's name and what it does with bytes.
+type Target = (&'static str, fn(&[u8]));
+
 /// Every target by name.
-pub(crate) const ALL: &[(&str, fn(&[u8]))] = &[
+pub(crate) const ALL: &[Target] = &[
     ("safetensors", safetensors),
     ("pickle", pickle),
     ("picture", picture),

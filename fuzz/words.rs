@@ -12,8 +12,11 @@ use latent_models::{
 use latent_sampling::SchedulerConfig;
 use serde_json::Value;
 
+/// A target's name and what it does with bytes.
+type Target = (&'static str, fn(&[u8]));
+
 /// Every target by name.
-pub(crate) const ALL: &[(&str, fn(&[u8]))] = &[
+pub(crate) const ALL: &[Target] = &[
     ("tokenizer", tokenizer),
     ("recipe", recipe),
     ("prompt", prompt),
