@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         block_out_channels: vec![128, 256, 512, 512],
         layers_per_block: 2,
         sample_size: 512,
+        scaling_factor: Some(0.18215),
         ..AutoencoderKlConfig::default()
     };
     AutoencoderKl::new(&vae, init)?.save_as(&folder.join("vae"), Dtype::F16)?;

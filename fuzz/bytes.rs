@@ -6,8 +6,11 @@ use std::path::Path;
 
 use latent_formats::{Bytes, Picture, Weights};
 
+/// A target's name and what it does with bytes.
+type Target = (&'static str, fn(&[u8]));
+
 /// Every target by name.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub(crate) const ALL: &[Target] = &[
     ("safetensors", safetensors),
     ("pickle", pickle),
     ("picture", picture),
@@ -27,12 +30,12 @@ fn weights(name: &str, bytes: &[u8]) {
     }
 }
 
-pub fn safetensors(bytes: &[u8]) {
+pub(crate) fn safetensors(bytes: &[u8]) {
     weights("a.safetensors", bytes);
 }
 
 /// A `.ckpt` as it is, and as the pickle inside of one.
-pub fn pickle(bytes: &[u8]) {
+pub(crate) fn pickle(bytes: &[u8]) {
     weights("a.ckpt", bytes);
     weights("a.ckpt", &zipped(bytes));
 }
@@ -70,7 +73,7 @@ fn zipped(pickle: &[u8]) -> Vec<u8> {
 }
 
 /// A picture file with all that is told in it.
-pub fn picture(bytes: &[u8]) {
+pub(crate) fn picture(bytes: &[u8]) {
     if let Ok(picture) = Picture::decode(bytes, Path::new("a.png")) {
         assert!(picture.text().len() <= bytes.len());
     }

@@ -12,8 +12,11 @@ use latent_models::{
 use latent_sampling::SchedulerConfig;
 use serde_json::Value;
 
+/// A target's name and what it does with bytes.
+type Target = (&'static str, fn(&[u8]));
+
 /// Every target by name.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub(crate) const ALL: &[Target] = &[
     ("tokenizer", tokenizer),
     ("recipe", recipe),
     ("prompt", prompt),
@@ -37,7 +40,7 @@ fn put(folder: &Path, name: &str, bytes: &[u8]) {
 
 /// `vocab.json`, `merges.txt`, `special_tokens_map.json` and a text, each but the last ended by a zero; or, where only two
 /// come, `tokenizer.json` and a text.
-pub fn tokenizer(bytes: &[u8]) {
+pub(crate) fn tokenizer(bytes: &[u8]) {
     let parts: Vec<&[u8]> = bytes.split(|byte| *byte == 0).collect();
     let folder = folder("tokenizer");
     let names: &[&str] = match parts.len() {
@@ -70,7 +73,7 @@ pub fn tokenizer(bytes: &[u8]) {
 }
 
 /// A key and a text as pictures carry them, with a zero between.
-pub fn recipe(bytes: &[u8]) {
+pub(crate) fn recipe(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (key, text) = text.split_once('\0').unwrap_or(("parameters", &text));
     let mut picture = Picture::filled(8, 8, [0; 3]).expect("a picture");
@@ -79,7 +82,7 @@ pub fn recipe(bytes: &[u8]) {
 }
 
 /// Words with weights, changes, joins.
-pub fn prompt(bytes: &[u8]) {
+pub(crate) fn prompt(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for grammar in [Grammar::Literal, Grammar::A1111, Grammar::ComfyUi] {
         let _ = grammar.parts(&text);
@@ -122,7 +125,7 @@ const SOUND: &[(&str, &[u8])] = &[
 ];
 
 /// A number of a file of a model folder and what stands in it; behind the last, a request.
-pub fn config(bytes: &[u8]) {
+pub(crate) fn config(bytes: &[u8]) {
     let Some((which, content)) = bytes.split_first() else {
         return;
     };
