@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use latent::{Economy, Error, Picture, Pipeline, Precision, Request};
+use latent::{Economy, Error, Picture, Pipeline, Plan, Precision, Request};
+use latent_nn::ops::Part;
 use latent_nn::{Bands, Rates};
 
 fn model() -> PathBuf {
@@ -58,7 +59,17 @@ fn a_plan_counts_calls_and_grows_with_the_request() {
     let (small, large, long) = (plan(2, 64), plan(2, 256), plan(20, 64));
     assert!(large.peak > small.peak, "{} and {}", large.peak, small.peak);
     let rates = Rates::stated(1e9);
-    assert!(long.seconds(&rates) > 5.0 * small.seconds(&rates));
+    assert!(long.seconds(&rates) > small.seconds(&rates));
+    let network = |plan: &Plan| {
+        let stage = plan.stages.iter().find(|stage| stage.part == Part::UNet);
+        let stage = stage.unwrap();
+        (stage.evaluations, stage.flops)
+    };
+    let ((calls, flops), (more, longer)) = (network(&small), network(&long));
+    assert_eq!((calls, more), (2, 20));
+    // What is computed once for all steps, the words' keys and values, is little.
+    let each = (longer - flops) / 18.0;
+    assert!((0.5 * flops - each).abs() < 0.05 * each, "{flops} and {longer}");
     // The pipeline that was planned with draws as any other.
     let request = Request::new("a fox").steps(2).size(64, 64);
     let again = pipeline.generate(&request).unwrap();

@@ -91,6 +91,20 @@ impl Vocabulary {
                 }
             }
         }
+        // The library that joins pieces takes it for granted.
+        let unknown = |(first, second): &&(String, String)| {
+            let joined = first.clone() + second;
+            [first, second, &joined]
+                .iter()
+                .any(|piece| !ids.contains_key(*piece))
+        };
+        if let Some((first, second)) = merges.iter().find(unknown) {
+            let reason = format!(
+                "the merge of `{first}` and `{second}` needs these pieces and `{first}{second}` in the vocabulary; \
+                 are vocabulary and merges of one tokenizer?"
+            );
+            return Err(fault(place, reason));
+        }
         Ok(Self {
             pieces: pieces.into_iter().flatten().collect(),
             ids,

@@ -236,8 +236,8 @@ mod tests {
         assert_eq!(
             wrong("three apples", &["1", "1", "1"]),
             Some(vec![vec![
-                "three cow".to_owned(),
-                "three hot dog".to_owned()
+                "three cows".to_owned(),
+                "three hot dogs".to_owned()
             ]])
         );
     }
