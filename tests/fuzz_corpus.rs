@@ -8,8 +8,11 @@ mod bytes;
 #[path = "../fuzz/words.rs"]
 mod words;
 
+/// A target's name, its entry, and what it is given.
+type Given = (&'static str, fn(&[u8]), Vec<Vec<u8>>);
+
 /// Every target with the files of its corpus.
-fn corpus() -> Vec<(&'static str, fn(&[u8]), Vec<Vec<u8>>)> {
+fn corpus() -> Vec<Given> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     let targets = bytes::ALL.iter().chain(words::ALL);
     targets

@@ -391,7 +391,7 @@ impl Pipeline {
             device_name: self.device_name.clone(),
             model_name: self.model_name.clone(),
             extras: Extras::default(),
-            economy: self.economy.clone(),
+            economy: self.economy,
         }
     }
 

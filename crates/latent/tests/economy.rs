@@ -69,7 +69,10 @@ fn a_plan_counts_calls_and_grows_with_the_request() {
     assert_eq!((calls, more), (2, 20));
     // What is computed once for all steps, the words' keys and values, is little.
     let each = (longer - flops) / 18.0;
-    assert!((0.5 * flops - each).abs() < 0.05 * each, "{flops} and {longer}");
+    assert!(
+        (0.5 * flops - each).abs() < 0.05 * each,
+        "{flops} and {longer}"
+    );
     // The pipeline that was planned with draws as any other.
     let request = Request::new("a fox").steps(2).size(64, 64);
     let again = pipeline.generate(&request).unwrap();

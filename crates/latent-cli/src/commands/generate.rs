@@ -211,16 +211,10 @@ impl Generate {
     }
 
     /// The pipeline and the request of the flags for a plan; without words, any of them will do.
-    pub(super) fn planned(
-        &self,
-        terminal: &Terminal,
-    ) -> Result<
-        (
-            Request,
-            impl Fn(Option<Precision>) -> Result<Pipeline, Fault>,
-        ),
-        Fault,
-    > {
+    pub(super) fn planned<'a>(
+        &'a self,
+        terminal: &'a Terminal,
+    ) -> Result<(Request, Opening<'a>), Fault> {
         let drawn = [
             (self.output.is_some(), "--output"),
             (self.save_latents.is_some(), "--save-latents"),
@@ -233,9 +227,8 @@ impl Generate {
         }
         let mut request = self.request(terminal)?;
         let prompted = self.adapters.read_prompt(&mut request)?;
-        Ok((request, move |precision| {
-            self.open_with((precision, &prompted), terminal)
-        }))
+        let open = move |precision| self.open_with((precision, &prompted), terminal);
+        Ok((request, Box::new(open)))
     }
 
     /// The precision that the flags ask for.
@@ -295,6 +288,9 @@ impl Generate {
         Ok(request)
     }
 }
+
+/// Opens the pipeline of the flags, in another precision if one is given.
+pub(super) type Opening<'a> = Box<dyn Fn(Option<Precision>) -> Result<Pipeline, Fault> + 'a>;
 
 /// Refuses names that mean nothing before a model is opened.
 fn check_names(request: &Request) -> Result<(), Fault> {

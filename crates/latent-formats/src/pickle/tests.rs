@@ -127,7 +127,7 @@ fn broken_pickles_are_errors_that_say_what() {
 fn every_way_to_run_code_is_refused_by_name() {
     for (pickle, name) in [
         (&b"cos\nsystem\n(X\x04\0\0\0trueltR."[..], "`os.system`"),
-        (b"cbuiltins\neval\n(X\x03\0\0\01+1tR.", "`builtins.eval`"),
+        (b"cbuiltins\neval\n(X\x03\0\0\x001+1tR.", "`builtins.eval`"),
         (
             b"c__builtin__\nexec\n(X\x01\0\0\0atR.",
             "`__builtin__.exec`",

@@ -241,7 +241,7 @@ impl Flat {
         settings: &AdamW,
         momentum: Option<f32>,
     ) {
-        let number = |index: usize| numbers.clone().slice([index..index + 1]);
+        let number = |index: usize| numbers.clone().narrow(0, index, 1);
         let [shrink, size, correction, lr, towards] = [0, 1, 2, 3, 4].map(number);
         let gradient = gradients.vectors;
         let vectors = &self.vectors;
