@@ -26,7 +26,7 @@ fn main() {
             .replace('\\', "/");
         writeln!(
             code,
-            "    ({name:?}, include_bytes!({:?})),",
+            "    ({name:?}, &Aligned(*include_bytes!({:?})).0),",
             file.display().to_string()
         )
         .expect("a String");

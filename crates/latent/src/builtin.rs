@@ -9,6 +9,10 @@ use latent_models::ModelFolder;
 use crate::Error;
 
 /// Every file of `model/`: its path below that folder with `/`, and its bytes. Empty in a build without one.
+/// Bytes that begin where numbers may: weights at an odd address would be copied, and memory hold them twice.
+#[repr(C, align(64))]
+struct Aligned<T>(T);
+
 static FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/builtin_files.rs"));
 
 /// Whether this build carries a built-in model.
@@ -54,4 +58,16 @@ pub fn export_builtin(folder: impl AsRef<Path>) -> Result<(), Error> {
         write_bytes(&path, bytes)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_begin_where_numbers_of_any_type_may() {
+        for (name, bytes) in FILES {
+            assert_eq!(bytes.as_ptr() as usize % 64, 0, "{name}");
+        }
+    }
 }
