@@ -3,7 +3,8 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_nn::training::{
-    Grads, Optimizer, OptimizerState, Rates, Recorded, Step, StepReport, with_own_leaves,
+    Grads, Kept, Optimizer, OptimizerState, Rates, Recorded, Step, StepReport, Work,
+    with_own_leaves,
 };
 use latent_nn::{Compute, Exported, export_parameters, load_parameters, named_parameters, to_host};
 
@@ -23,6 +24,8 @@ pub(crate) struct Trainee<M> {
     steps: u64,
     averages: bool,
     recording: Recording,
+    /// Recordings that failed.
+    attempts: u32,
 }
 
 /// An update as one launch of a GPU.
@@ -36,6 +39,40 @@ enum Recording {
 
 /// Updates before the one that is recorded: the first lays the parameters out, the second compiles what is left.
 const BEFORE_RECORDING: u64 = 2;
+
+/// Recordings that may fail: memory that one lacked is there for the next.
+const ATTEMPTS: u32 = 4;
+
+/// An update as it is recorded: a pass, the way back, a step.
+struct RecordedUpdate<'a, M, F> {
+    model: &'a mut Option<M>,
+    optimizer: &'a mut Optimizer,
+    max_grad_norm: Option<f32>,
+    pass: F,
+    kept: Option<Kept>,
+}
+
+impl<M: Module, F: Fn(&M, &[Tensor<1>]) -> Found> Work for RecordedUpdate<'_, M, F> {
+    fn run(&mut self, inputs: &[Tensor<1>]) -> Vec<Tensor<1>> {
+        let (Some(moved), Some((numbers, inputs))) = (self.model.take(), inputs.split_last())
+        else {
+            unreachable!("the model is in its place, and the step's numbers were pushed")
+        };
+        let (mut values, gradients) = outputs(&moved, inputs, &self.pass);
+        let numbers = numbers.clone();
+        let stepped = self
+            .optimizer
+            .step_on_device(moved, gradients, numbers, self.max_grad_norm);
+        let (moved, norm) = stepped;
+        *self.model = Some(moved);
+        values.push(norm);
+        values
+    }
+
+    fn keep(&mut self) {
+        self.kept = self.optimizer.keep();
+    }
+}
 
 /// What a pass found on the device.
 pub(crate) struct Found {
@@ -71,6 +108,7 @@ impl<M: Module> Trainee<M> {
             steps,
             averages,
             recording: Recording::Wanted,
+            attempts: 0,
         }
     }
 
@@ -132,24 +170,28 @@ impl<M: Module> Trainee<M> {
             };
         }
         inputs.push(self.optimizer.numbers(rates));
-        let (model, optimizer) = (&mut self.model, &mut self.optimizer);
-        let (first, recorded) = Recorded::new(inputs, compute, |inputs| {
-            let (Some(moved), Some((numbers, inputs))) = (model.take(), inputs.split_last()) else {
-                unreachable!("the model is in its place, and the rates were pushed")
-            };
-            let (mut values, gradients) = outputs(&moved, inputs, &pass);
-            let numbers = numbers.clone();
-            let (moved, norm) =
-                optimizer.step_on_device(moved, gradients, numbers, rates.max_grad_norm);
-            *model = Some(moved);
-            values.push(norm);
-            values
-        });
+        let mut work = RecordedUpdate {
+            model: &mut self.model,
+            optimizer: &mut self.optimizer,
+            max_grad_norm: rates.max_grad_norm,
+            pass,
+            kept: None,
+        };
+        let (first, recorded) = Recorded::new(inputs, compute, &mut work);
+        let kept = work.kept.take();
         self.recording = match recorded {
             Ok(recorded) => Recording::Made(recorded),
             Err(reason) => {
-                tracing::info!("updates are not recorded: {reason}");
-                Recording::Refused
+                tracing::info!("an update was not recorded: {reason}");
+                if let (Some(kept), Some(model)) = (kept, self.model.take()) {
+                    self.model = Some(self.optimizer.go_on_from(kept, model));
+                }
+                self.attempts += 1;
+                if self.attempts < ATTEMPTS {
+                    Recording::Wanted
+                } else {
+                    Recording::Refused
+                }
             }
         };
         learned(first, rates)

@@ -10,7 +10,7 @@ use crate::ops::{
     self, Activation, AttentionOptions, ConvArguments, ConvOptions, GroupNormOptions, LinearOptions,
 };
 use crate::philox::Philox;
-use crate::training::Recorded;
+use crate::training::{Recorded, Work};
 use crate::{Compute, to_host};
 
 /// How far a device is from the CPU in one operation, forward and backward.
@@ -327,24 +327,33 @@ fn layer_norm(inputs: &Inputs) -> Vec<Tensor<1>> {
     inputs.with_gradients(y, &[x, weight, bias])
 }
 
-/// A running mean kept in place over three values, the last two by a recording where the device makes one.
+/// A running mean kept in place.
+struct Mean(Tensor<1>);
+
+impl Work for Mean {
+    fn run(&mut self, inputs: &[Tensor<1>]) -> Vec<Tensor<1>> {
+        let next = self.0.clone() * 0.5 + inputs[0].clone() * 0.5;
+        self.0 = ops::overwrite(self.0.clone(), next);
+        vec![self.0.clone()]
+    }
+
+    /// A recording that fails shows as a difference.
+    fn keep(&mut self) {}
+}
+
+/// A running mean over three values, the last two by a recording where the device makes one.
 fn recorded(inputs: &Inputs) -> Vec<Tensor<1>> {
     const COUNT: usize = 1000;
     let compute = inputs.compute.inference();
     let values = |seed| to_host(inputs.leaf(seed, COUNT)).0;
-    let mut mean = compute.tensor(values(1), [COUNT]);
-    let mut work = |given: &[Tensor<1>]| {
-        let next = mean.clone() * 0.5 + given[0].clone() * 0.5;
-        mean = ops::overwrite(mean.clone(), next);
-        vec![mean.clone()]
-    };
+    let mut work = Mean(compute.tensor(values(1), [COUNT]));
     let (mut found, recorded) = Recorded::new(vec![values(2)], &compute, &mut work);
     for seed in [3, 4] {
         match &recorded {
             Ok(recorded) => found.extend(recorded.run(vec![values(seed)])),
             Err(_) => {
                 let given = compute.tensor(values(seed), [COUNT]);
-                found.extend(work(&[given]).into_iter().map(|mean| to_host(mean).0));
+                found.extend(work.run(&[given]).into_iter().map(|mean| to_host(mean).0));
             }
         }
     }

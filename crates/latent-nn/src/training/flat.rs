@@ -205,6 +205,16 @@ impl Flat {
         }
     }
 
+    /// The same values in other memory.
+    pub(super) fn copied(&self) -> Self {
+        Self {
+            vectors: self.vectors.copied(),
+            square: copied(&self.square),
+            matrices: self.matrices.copied(),
+            ..self.clone()
+        }
+    }
+
     /// Whether `grads` are of the same parameters.
     pub(super) fn fits(&self, grads: &Grads) -> bool {
         grads
@@ -336,6 +346,15 @@ impl Flat {
 }
 
 impl Joined {
+    fn copied(&self) -> Self {
+        Self {
+            weights: copied(&self.weights),
+            mean: copied(&self.mean),
+            average: self.average.as_ref().map(copied),
+            total: self.total,
+        }
+    }
+
     /// New weights and mean, and the average, where one is kept, moved `towards [1]` the weights.
     fn settle(&mut self, weights: Tensor<1>, mean: Tensor<1>, towards: Tensor<1>) {
         settle(&mut self.weights, weights);
@@ -346,6 +365,10 @@ impl Joined {
             settle(average, moved);
         }
     }
+}
+
+fn copied(values: &Tensor<1>) -> Tensor<1> {
+    values.clone() * 1.0
 }
 
 /// Puts new values where the old ones lie, so that a recorded step finds them.

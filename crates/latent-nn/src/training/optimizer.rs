@@ -140,6 +140,10 @@ pub(super) struct Memory {
     pub(super) average: Option<Vec<f32>>,
 }
 
+/// See [`Optimizer::keep`].
+#[derive(Clone, Debug)]
+pub struct Kept(Flat);
+
 /// AdamW with the weights' average, over all parameters that have gradients.
 ///
 /// A parameter without a gradient stays as it is, decay included, as in torch. On the CPU a step is one pass over
@@ -239,6 +243,18 @@ impl Optimizer {
         let module = flat.put_into(module);
         self.flat = Some(flat);
         (module, norm)
+    }
+
+    /// Copies of the weights and of what is remembered of them on a GPU; `None` before the first step there.
+    pub fn keep(&self) -> Option<Kept> {
+        self.flat.as_ref().map(|flat| Kept(flat.copied()))
+    }
+
+    /// Goes on with what was kept, in its memory: `module` with the weights of then. Steps stay counted.
+    pub fn go_on_from<M: Module>(&mut self, kept: Kept, module: M) -> M {
+        let module = kept.0.put_into(module);
+        self.flat = Some(kept.0);
+        module
     }
 
     /// What a step does with gradients times `grad_scale`; it is counted.

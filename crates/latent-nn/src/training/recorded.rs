@@ -32,15 +32,24 @@ impl std::fmt::Debug for Recorded {
     }
 }
 
-impl Recorded {
-    /// Runs `work` on `inputs`, gives its outputs, and records it; the reason where the device cannot.
+/// What can be recorded.
+pub trait Work {
+    /// Does it on tensors that stay where they are, and gives what it found.
     ///
-    /// `work` is called twice, the second time with the card only taking notes: it must launch the same kernels both
-    /// times, wait for nothing, and keep what it changes in the same memory.
+    /// It is called twice, the second time with the card only taking notes: it must launch the same kernels both times,
+    /// wait for nothing, and keep what it changes in the same memory.
+    fn run(&mut self, inputs: &[Tensor<1>]) -> Vec<Tensor<1>>;
+
+    /// Called between the two: a recording that fails spoils what it would have changed, so a copy is needed to go on.
+    fn keep(&mut self);
+}
+
+impl Recorded {
+    /// Does `work` on `inputs`, gives what it found, and records it; the reason where that fails.
     pub fn new(
         inputs: Vec<Vec<f32>>,
         compute: &Compute,
-        mut work: impl FnMut(&[Tensor<1>]) -> Vec<Tensor<1>>,
+        work: &mut impl Work,
     ) -> (Vec<Vec<f32>>, Result<Self, String>) {
         let compute = compute.inference();
         let inputs: Vec<Tensor<1>> = inputs
@@ -52,11 +61,12 @@ impl Recorded {
             .collect();
         let device = compute.device.as_dispatch();
         let prepared = Dispatch::graph_prepare(device);
-        let first = work(&inputs).into_iter().map(|output| to_host(output).0);
-        let first = first.collect();
+        let first = work.run(&inputs).into_iter();
+        let first = first.map(|output| to_host(output).0).collect();
+        work.keep();
         let recorded = prepared
             .and_then(|()| Dispatch::graph_start_capture(device))
-            .map(|()| work(&inputs))
+            .map(|()| work.run(&inputs))
             .and_then(|outputs| Ok((outputs, Dispatch::graph_stop_capture(device)?)));
         let recorded = recorded.map(|(outputs, graph)| Self {
             device: compute.device.clone(),
@@ -107,15 +117,30 @@ mod tests {
     use super::*;
     use crate::Precision;
 
+    /// Triples its input, and counts.
+    struct Tripled {
+        runs: usize,
+        kept: usize,
+    }
+
+    impl Work for Tripled {
+        fn run(&mut self, inputs: &[Tensor<1>]) -> Vec<Tensor<1>> {
+            self.runs += 1;
+            vec![inputs[0].clone() * 3.0]
+        }
+
+        fn keep(&mut self) {
+            self.kept += 1;
+        }
+    }
+
     #[test]
     fn a_device_that_does_not_record_says_so_and_has_done_the_work_once() {
         let compute = Compute::cpu(Precision::F32);
-        let mut runs = 0;
-        let (first, recorded) = Recorded::new(vec![vec![1.0, 2.0]], &compute, |inputs| {
-            runs += 1;
-            vec![inputs[0].clone() * 3.0]
-        });
-        assert_eq!((first, runs), (vec![vec![3.0, 6.0]], 1));
+        let mut work = Tripled { runs: 0, kept: 0 };
+        let (first, recorded) = Recorded::new(vec![vec![1.0, 2.0]], &compute, &mut work);
+        assert_eq!(first, vec![vec![3.0, 6.0]]);
+        assert_eq!((work.runs, work.kept), (1, 1));
         assert!(recorded.is_err());
     }
 }
