@@ -49,7 +49,10 @@ struct RecordedUpdate<'a, M, F> {
     optimizer: &'a mut Optimizer,
     max_grad_norm: Option<f32>,
     pass: F,
+    /// Weights to go on from if the recording fails.
     kept: Option<Kept>,
+    /// Memory that the update leaves free and the recording may need: it finds none that is new.
+    spare: Option<Kept>,
 }
 
 impl<M: Module, F: Fn(&M, &[Tensor<1>]) -> Found> Work for RecordedUpdate<'_, M, F> {
@@ -70,7 +73,10 @@ impl<M: Module, F: Fn(&M, &[Tensor<1>]) -> Found> Work for RecordedUpdate<'_, M,
     }
 
     fn keep(&mut self) {
-        self.kept = self.optimizer.keep();
+        self.spare = None;
+        if let Some(kept) = &mut self.kept {
+            self.optimizer.keep_in(kept);
+        }
     }
 }
 
@@ -170,12 +176,15 @@ impl<M: Module> Trainee<M> {
             };
         }
         inputs.push(self.optimizer.numbers(rates));
+        // Both before the update, so that its memory is found beside theirs.
+        let (kept, spare) = (self.optimizer.keep(), self.optimizer.keep());
         let mut work = RecordedUpdate {
             model: &mut self.model,
             optimizer: &mut self.optimizer,
             max_grad_norm: rates.max_grad_norm,
             pass,
-            kept: None,
+            kept,
+            spare,
         };
         let (first, recorded) = Recorded::new(inputs, compute, &mut work);
         let kept = work.kept.take();

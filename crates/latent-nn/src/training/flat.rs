@@ -215,6 +215,13 @@ impl Flat {
         }
     }
 
+    /// The values of `other`, of the same parameters, in this memory.
+    pub(super) fn take_over(&mut self, other: &Self) {
+        settle(&mut self.square, other.square.clone());
+        self.vectors.take_over(&other.vectors);
+        self.matrices.take_over(&other.matrices);
+    }
+
     /// Whether `grads` are of the same parameters.
     pub(super) fn fits(&self, grads: &Grads) -> bool {
         grads
@@ -352,6 +359,14 @@ impl Joined {
             mean: copied(&self.mean),
             average: self.average.as_ref().map(copied),
             total: self.total,
+        }
+    }
+
+    fn take_over(&mut self, other: &Self) {
+        settle(&mut self.weights, other.weights.clone());
+        settle(&mut self.mean, other.mean.clone());
+        if let (Some(average), Some(other)) = (&mut self.average, &other.average) {
+            settle(average, other.clone());
         }
     }
 

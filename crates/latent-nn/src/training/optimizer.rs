@@ -250,6 +250,13 @@ impl Optimizer {
         self.flat.as_ref().map(|flat| Kept(flat.copied()))
     }
 
+    /// Brings what was kept up to date, in its memory.
+    pub fn keep_in(&self, kept: &mut Kept) {
+        if let Some(flat) = &self.flat {
+            kept.0.take_over(flat);
+        }
+    }
+
     /// Goes on with what was kept, in its memory: `module` with the weights of then. Steps stay counted.
     pub fn go_on_from<M: Module>(&mut self, kept: Kept, module: M) -> M {
         let module = kept.0.put_into(module);
