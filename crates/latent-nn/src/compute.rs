@@ -63,6 +63,12 @@ impl Compute {
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 
+    /// `values` behind one another.
+    pub fn flat(&self, values: Vec<f32>) -> Tensor<1> {
+        let count = values.len();
+        self.tensor(values, [count])
+    }
+
     /// Token ids as a tensor.
     ///
     /// # Panics

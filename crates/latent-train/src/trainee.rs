@@ -145,6 +145,23 @@ impl<M: Module> Trainee<M> {
         }
     }
 
+    /// One pass over `inputs`: loss, values of [`Found::shown`], gradients.
+    pub(crate) fn pass(
+        &self,
+        inputs: Vec<Vec<f32>>,
+        compute: &Compute,
+        pass: impl Fn(&M, &[Tensor<1>]) -> Found,
+    ) -> (f64, Vec<Vec<f32>>, Grads) {
+        let inputs = inputs.into_iter().map(|values| compute.flat(values));
+        let inputs: Vec<Tensor<1>> = inputs.collect();
+        let (values, gradients) = outputs(self.model(), &inputs, pass);
+        // Read after the way back, so that a GPU is not left waiting between the two.
+        let values = values.into_iter().map(|value| to_host(value).0);
+        let mut values: Vec<Vec<f32>> = values.collect();
+        let loss = f64::from(values.remove(0)[0]);
+        (loss, values, gradients)
+    }
+
     /// One update by one pass over `inputs`; `step` counts from 0. On a GPU it is recorded once and then run again as a
     /// whole, so `pass` may not look at values.
     pub(crate) fn learn(
@@ -161,17 +178,11 @@ impl<M: Module> Trainee<M> {
         }
         let wanted = matches!(self.recording, Recording::Wanted) && !compute.is_cpu();
         if !wanted || self.optimizer.steps() < BEFORE_RECORDING {
-            let inputs = inputs.into_iter().map(|values| {
-                let count = values.len();
-                compute.tensor(values, [count])
-            });
-            let (values, gradients) = outputs(self.model(), &inputs.collect::<Vec<_>>(), &pass);
-            let values = values.into_iter().map(|value| to_host(value).0);
-            let mut values: Vec<Vec<f32>> = values.collect();
+            let (loss, shown, gradients) = self.pass(inputs, compute, pass);
             let report = self.update(step, gradients);
             return Learned {
-                loss: f64::from(values.remove(0)[0]),
-                shown: values,
+                loss,
+                shown,
                 report,
             };
         }

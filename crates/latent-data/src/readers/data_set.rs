@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use latent_formats::{Bytes, Picture};
+use latent_formats::{Bytes, FormatError, Picture};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -170,19 +170,7 @@ impl DataSet {
     /// # Panics
     /// If there are no more than `index` examples.
     pub fn load(&self, index: usize) -> Result<Picture, DataError> {
-        Ok(match &self.examples[index].place {
-            Place::File { path, .. } => Picture::open(path)?,
-            Place::Member {
-                shard,
-                name,
-                offset,
-                len,
-            } => {
-                let Shard { path, bytes } = &self.shards[*shard];
-                let name = format!("{}:{name}", path.display());
-                Picture::decode(&bytes[*offset..offset + len], Path::new(&name))?
-            }
-        })
+        self.at(index, Picture::open, Picture::decode)
     }
 
     /// Width and height of the picture of example `index`, without reading its pixels.
@@ -193,8 +181,19 @@ impl DataSet {
     /// # Panics
     /// If there are no more than `index` examples.
     pub fn measure(&self, index: usize) -> Result<[usize; 2], DataError> {
+        let file = |path: &Path| Picture::measure(&Bytes::map(path)?, path);
+        self.at(index, file, Picture::measure)
+    }
+
+    /// What `file` makes of the picture's file, or `member` of its bytes in a shard, whose name is for messages.
+    fn at<T>(
+        &self,
+        index: usize,
+        file: impl FnOnce(&Path) -> Result<T, FormatError>,
+        member: impl FnOnce(&[u8], &Path) -> Result<T, FormatError>,
+    ) -> Result<T, DataError> {
         Ok(match &self.examples[index].place {
-            Place::File { path, .. } => Picture::measure(&Bytes::map(path)?, path)?,
+            Place::File { path, .. } => file(path)?,
             Place::Member {
                 shard,
                 name,
@@ -203,7 +202,7 @@ impl DataSet {
             } => {
                 let Shard { path, bytes } = &self.shards[*shard];
                 let name = format!("{}:{name}", path.display());
-                Picture::measure(&bytes[*offset..offset + len], Path::new(&name))?
+                member(&bytes[*offset..offset + len], Path::new(&name))?
             }
         })
     }

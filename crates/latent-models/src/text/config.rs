@@ -104,6 +104,14 @@ impl ClipTextConfig {
     }
 }
 
+/// A fault where the sizes of a transformer's layers do not fit together.
+pub(super) fn need_layers(width: usize, heads: usize, eps: f64) -> Result<(), Fault> {
+    need(width.is_multiple_of(heads), "num_attention_heads", || {
+        format!("is {heads}, which does not divide `hidden_size`, {width}")
+    })?;
+    need(eps > 0.0, "layer_norm_eps", || "must be above 0".into())
+}
+
 impl ModelConfig for ClipTextConfig {
     const CLASS: &'static str = "CLIPTextModel";
     const IDENTITY: &'static [(&'static str, &'static str)] = &[("model_type", "clip_text_model")];
@@ -132,13 +140,11 @@ impl ModelConfig for ClipTextConfig {
             ("num_attention_heads", self.num_attention_heads),
             ("max_position_embeddings", self.max_position_embeddings),
         ])?;
-        let (width, heads) = (self.hidden_size, self.num_attention_heads);
-        need(width.is_multiple_of(heads), "num_attention_heads", || {
-            format!("is {heads}, which does not divide `hidden_size`, {width}")
-        })?;
-        need(self.layer_norm_eps > 0.0, "layer_norm_eps", || {
-            "must be above 0".into()
-        })?;
+        need_layers(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.layer_norm_eps,
+        )?;
         let (eos, vocab) = (self.eos_token_id, self.vocab_size);
         need((eos as usize) < vocab, "eos_token_id", || {
             format!("is {eos}, which is no token of `vocab_size`, {vocab}")

@@ -3,7 +3,7 @@
 use latent_formats::Weights;
 use serde::{Deserialize, Serialize};
 
-use super::config::HiddenActivation;
+use super::config::{HiddenActivation, need_layers};
 use crate::config::{Fault, ModelConfig, need, need_sizes};
 
 /// `image_encoder/config.json` of a `CLIPVisionModelWithProjection`; absent keys have transformers' defaults.
@@ -148,16 +148,14 @@ impl ModelConfig for ClipVisionConfig {
             ("image_size", self.image_size),
             ("patch_size", self.patch_size),
         ])?;
-        let (width, heads) = (self.hidden_size, self.num_attention_heads);
-        need(width.is_multiple_of(heads), "num_attention_heads", || {
-            format!("is {heads}, which does not divide `hidden_size`, {width}")
-        })?;
+        need_layers(
+            self.hidden_size,
+            self.num_attention_heads,
+            self.layer_norm_eps,
+        )?;
         let (image, patch) = (self.image_size, self.patch_size);
         need(image <= 4096 && patch <= image, "image_size", || {
             format!("is {image}; it must be between `patch_size`, {patch}, and 4096")
-        })?;
-        need(self.layer_norm_eps > 0.0, "layer_norm_eps", || {
-            "must be above 0".into()
         })
     }
 }

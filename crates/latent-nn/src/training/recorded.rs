@@ -52,13 +52,8 @@ impl Recorded {
         work: &mut impl Work,
     ) -> (Vec<Vec<f32>>, Result<Self, String>) {
         let compute = compute.inference();
-        let inputs: Vec<Tensor<1>> = inputs
-            .into_iter()
-            .map(|values| {
-                let count = values.len();
-                compute.tensor(values, [count])
-            })
-            .collect();
+        let inputs = inputs.into_iter().map(|values| compute.flat(values));
+        let inputs: Vec<Tensor<1>> = inputs.collect();
         let device = compute.device.as_dispatch();
         let prepared = Dispatch::graph_prepare(device);
         let first = work.run(&inputs).into_iter();
@@ -97,8 +92,8 @@ impl Recorded {
             precision: crate::Precision::F32,
         };
         for (place, values) in self.inputs.iter().zip(inputs) {
-            let count = place.dims()[0];
-            let _ = overwrite(place.clone(), compute.tensor(values, [count]));
+            assert_eq!(place.dims()[0], values.len(), "values of an input");
+            let _ = overwrite(place.clone(), compute.flat(values));
         }
         // SAFETY: the kernels read and write the inputs and outputs, which live here, and what `work` reached, on pages
         // that the graph itself keeps from other use. Inputs are written and outputs read by this thread, so on the

@@ -7,14 +7,13 @@ use burn::tensor::Tensor;
 use latent::{Defaults, Parts, Pipeline, Request};
 use latent_formats::{Picture, Sheet};
 use latent_models::{UNet2dCondition, UNetCondition};
-use latent_nn::training::{Grads, SideBySide, with_own_leaves};
-use latent_nn::{Compute, Exported, parameter_count, to_host};
+use latent_nn::training::{Grads, SideBySide};
+use latent_nn::{Compute, Exported, parameter_count};
 use serde_json::Value;
 
 use super::export;
 use super::frozen::Frozen;
 use super::loader::{Noised, NoisedLoader};
-use crate::autoencoder::scalar;
 use crate::checkpoint::Saved;
 use crate::config::{Condition, DiffusionConfig};
 use crate::error::Result;
@@ -62,21 +61,12 @@ impl DiffusionStage {
 
     fn pass(&self, batch: Noised) -> Pass {
         let (timesteps, inputs) = self.inputs(batch);
-        let inputs: Vec<Tensor<1>> = inputs
-            .into_iter()
-            .map(|values| {
-                let count = values.len();
-                self.compute.tensor(values, [count])
-            })
-            .collect();
-        let model = with_own_leaves(self.trainee.model());
-        let Found { loss, shown } = found(&self.frozen, &model, &inputs);
-        let value = loss.clone();
-        let gradients = Grads::of(loss, &model);
-        let errors = shown.into_iter().flat_map(|shown| to_host(shown).0);
+        let frozen = &self.frozen;
+        let found = |model: &_, inputs: &[_]| found(frozen, model, inputs);
+        let (loss, errors, gradients) = self.trainee.pass(inputs, &self.compute, found);
         Pass {
-            loss: scalar(value),
-            errors: errors.collect(),
+            loss,
+            errors: errors.concat(),
             timesteps,
             gradients,
         }
