@@ -84,6 +84,21 @@ impl Level {
         }
     }
 
+    /// The output of a network at this level that means given clean latents.
+    pub(crate) fn output(
+        self,
+        prediction: Prediction,
+        noisy: &Latents,
+        clean: &Latents,
+    ) -> Latents {
+        match prediction {
+            Prediction::Epsilon => self.noise_beside(noisy, clean),
+            Prediction::V => mix(&[(self.alpha / self.sigma, noisy), (-1.0 / self.sigma, clean)]),
+            Prediction::Sample => clean.clone(),
+            Prediction::Flow => mix(&[(1.0 / self.sigma, noisy), (-1.0 / self.sigma, clean)]),
+        }
+    }
+
     /// The noise in `noisy` beside given clean latents.
     pub(crate) fn noise_beside(self, noisy: &Latents, clean: &Latents) -> Latents {
         mix(&[(1.0 / self.sigma, noisy), (-self.alpha / self.sigma, clean)])

@@ -168,6 +168,27 @@ impl NoiseSchedule {
         })
     }
 
+    /// What the network must return at timestep `from` so that one step of DDIM leads from `noisy` to `later`, which has
+    /// the noise of timestep `to`, or none.
+    ///
+    /// # Panics
+    /// If the shapes differ, or a timestep is not below [`len`](Self::len).
+    ///
+    /// Source: Salimans & Ho 2022 (arXiv:2202.00512), Appendix G: the student's target of progressive distillation.
+    pub fn leap(
+        &self,
+        prediction: Prediction,
+        (from, noisy): (usize, &Latents),
+        (to, later): (Option<usize>, &Latents),
+    ) -> Latents {
+        let start = self.level(from);
+        let end = to.map_or(Level::exploding(0.0), |to| self.level(to));
+        let shrunk = end.sigma / start.sigma;
+        let length = end.alpha - shrunk * start.alpha;
+        let clean = mix(&[(1.0 / length, later), (-shrunk / length, noisy)]);
+        start.output(prediction, noisy, &clean)
+    }
+
     fn per_picture(
         &self,
         timesteps: &[usize],
@@ -391,5 +412,60 @@ mod tests {
             error.contains("`FlowMatchEulerDiscreteScheduler`"),
             "{error}"
         );
+    }
+
+    /// Says at each call what leads from one of the given latents to the next.
+    struct Leaping<'a> {
+        schedule: &'a NoiseSchedule,
+        prediction: Prediction,
+        stops: &'a [(Option<usize>, Latents)],
+        calls: usize,
+    }
+
+    impl crate::Denoiser for Leaping<'_> {
+        fn predict(&mut self, input: &Latents, timestep: f64) -> Result<Latents, crate::Stopped> {
+            let (to, later) = &self.stops[self.calls];
+            self.calls += 1;
+            let here = (timestep as usize, input);
+            Ok(self.schedule.leap(self.prediction, here, (*to, later)))
+        }
+
+        fn noise(&mut self, shape: [usize; 4]) -> Latents {
+            Latents::zeros(shape)
+        }
+    }
+
+    #[test]
+    fn a_step_of_ddim_with_the_output_of_a_leap_ends_where_the_leap_does() {
+        for (prediction, name) in [
+            (Prediction::Epsilon, "epsilon"),
+            (Prediction::V, "v_prediction"),
+            (Prediction::Sample, "sample"),
+        ] {
+            for to_one in [true, false] {
+                let config = SchedulerConfig::from_text(&format!(
+                    r#"{{"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "prediction_type": "{name}",
+                    "clip_sample": false, "timestep_spacing": "trailing", "set_alpha_to_one": {to_one}}}"#
+                ))
+                .unwrap();
+                let schedule = NoiseSchedule::new(&config).unwrap();
+                let mut generator = crate::TorchGenerator::new(3);
+                let last = (!to_one).then_some(0);
+                let stops = [Some(666), Some(332), last]
+                    .map(|to| (to, generator.randn_latents([2, 1, 2, 2])));
+                let start = crate::Start::Noise(generator.randn_latents([2, 1, 2, 2]));
+                let mut denoiser = Leaping {
+                    schedule: &schedule,
+                    prediction,
+                    stops: &stops,
+                    calls: 0,
+                };
+                let options = crate::RunOptions::new(3);
+                let end = crate::sample(&config, &options, start, &mut denoiser).unwrap();
+                let far = (&end - &stops[2].1).mapv(f32::abs);
+                let far = far.fold(0.0f32, |most, value| most.max(*value));
+                assert!(far < 1e-4, "{name}, {to_one}: {far}");
+            }
+        }
     }
 }

@@ -262,6 +262,99 @@ fn one_caption_stands_for_all_pictures_and_without_it_each_needs_its_own() {
     }
 }
 
+/// Final latents of few steps without guidance, with the LoRA.
+fn in_few_steps(model: &Path, lora: Option<&Path>, seed: u64) -> Vec<f32> {
+    let builder = Pipeline::builder().device("cpu").precision(Precision::F32);
+    let builder = match lora {
+        Some(file) => builder.lora(file, 1.0).strict(),
+        None => builder,
+    };
+    let request = Request::new("a red square").seed(seed).size(64, 64);
+    let request = request.sampler("ddim").schedule("trailing");
+    let request = request.steps(2).guidance(1.0);
+    let drawn = builder.open(model).expect("opens").generate(&request);
+    drawn.expect("a picture").latents.values().to_vec()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let squares = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b));
+    squares.sum::<f32>().sqrt()
+}
+
+const FEW_STEPS: &str = "[distillation]\nsteps = 2\nteacher_steps = 6\nguidance = 5.0\npaths = 4\n";
+
+/// [`config`] with [`FEW_STEPS`] and without a table that is for pictures.
+fn distilling(root: &Path, model: &Path, steps: usize, top: &str, more: &str) -> PathBuf {
+    let path = config(root, model, steps, top, &format!("{more}{FEW_STEPS}"));
+    let text = fs::read_to_string(&path).expect("the config");
+    let text = text.replace("[buckets]\nstep = 16\n", "");
+    fs::write(&path, text.replace("batch = 2", "batch = 4")).expect("written");
+    path
+}
+
+#[test]
+fn few_steps_of_a_distilled_model_lead_where_many_guided_ones_do() {
+    for name in ["sd1-tiny", "sd2-tiny", "sdxl-tiny"] {
+        let root = tempfile::tempdir().expect("a folder");
+        let (root, tiny) = (root.path(), model(name));
+        let layers = EVERYTHING;
+        let path = distilling(root, &tiny, 80, "caption = \"a red square\"", layers);
+        train(&path).expect("trained");
+
+        // The noise of the second path: random weights draw nothing that another would foretell.
+        let seed = 3 + 1;
+        let request = Request::new("a red square").seed(seed).size(64, 64);
+        let request = request.sampler("ddim").schedule("trailing");
+        let request = request.steps(6).guidance(5.0);
+        let pipeline = Pipeline::builder().device("cpu").precision(Precision::F32);
+        let drawn = pipeline.open(&tiny).expect("opens").generate(&request);
+        let goal = drawn.expect("a picture").latents.values().to_vec();
+        let [lora, _] = files(root);
+        let before = distance(&in_few_steps(&tiny, None, seed), &goal);
+        let after = distance(&in_few_steps(&tiny, Some(&lora), seed), &goal);
+        assert!(after < 0.7 * before, "{name}: from {before} to {after}");
+        let said = Weights::open(&lora).expect("a file");
+        let hint = said.metadata().get("modelspec.usage_hint");
+        let hint = hint.expect("a hint");
+        assert_eq!(hint, "2 steps, guidance 1, sampler ddim, schedule trailing");
+    }
+}
+
+#[test]
+fn what_has_no_meaning_without_pictures_is_refused_beside_a_distillation() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (root, tiny) = (root.path(), model("sd1-tiny"));
+    for (top, more, words) in [
+        ("flip = 0.5", "", "`flip` has no meaning"),
+        (
+            "caption_dropout = 0.5",
+            "",
+            "`caption_dropout` has no meaning",
+        ),
+        ("", "[buckets]\nstep = 32\n", "`buckets` has no meaning"),
+        ("", "[loss]\nnoise_offset = 0.1\n", "`loss` has no meaning"),
+    ] {
+        let error = train(&distilling(root, &tiny, 2, top, more)).expect_err("refused");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    for (from, to, words) in [
+        ("steps = 6", "steps = 5", "must be a multiple"),
+        (
+            "paths = 4",
+            "paths = 0",
+            "`distillation.paths` must be at least 1",
+        ),
+        ("size = 64", "size = 66", "multiple of 8"),
+    ] {
+        let path = distilling(root, &tiny, 2, "", "");
+        let text = fs::read_to_string(&path).expect("the config");
+        assert!(text.contains(from));
+        fs::write(&path, text.replacen(from, to, 1)).expect("written");
+        let error = train(&path).expect_err("refused");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
 #[test]
 fn what_cannot_be_trained_is_refused_with_the_reason() {
     let root = tempfile::tempdir().expect("a folder");

@@ -311,3 +311,51 @@ fn the_other_kinds_of_autoencoder_learn_too() {
         assert!(last < 0.6 * first, "{name}: L1 went from {first} to {last}");
     }
 }
+
+#[test]
+fn a_decoder_learns_alone_and_latents_stay_what_they_were() {
+    let root = tempfile::tempdir().expect("a folder");
+    let root = root.path();
+    squares(&root.join("data"), false);
+    let first = head(root, "first", 30) + COMMON + KL;
+    trained(root, StageKind::Autoencoder, "first", &first);
+    let old = root.join("first/model");
+    let on = format!("seed = 6\ninit = {old:?}\n");
+    let second = head(root, "second", 60).replace("seed = 5\n", &on)
+        // Decay must not move what has no gradient.
+        + &COMMON.replace("clip", "weight_decay = 0.1\nclip")
+        + KL;
+    let second = format!("freeze_encoder = true\n{second}");
+    let metrics = trained(root, StageKind::Autoencoder, "second", &second);
+    let (before, after) = (mean(&metrics[..5], "l1"), mean(&metrics[55..], "l1"));
+    assert!(after < 0.8 * before, "L1 went from {before} to {after}");
+
+    let [old, new] = [old, root.join("second/model")].map(|model| {
+        let vae = model.join("vae");
+        let device = latent_nn::select_device("cpu").expect("a CPU").device;
+        let compute = latent_nn::Compute {
+            precision: latent_nn::Precision::F32,
+            device,
+        };
+        let model = latent_models::Autoencoder::load(&vae, &compute).expect("opens");
+        let weights = vae.join("diffusion_pytorch_model.safetensors");
+        let weights = latent_formats::Weights::open(&weights).expect("weights");
+        (model.scaling_factor().expect("a factor"), weights)
+    });
+    // Decimal digits in a config may differ from the number in its last bit.
+    assert!(
+        (old.0 / new.0 - 1.0).abs() < 1e-12,
+        "{} and {}",
+        old.0,
+        new.0
+    );
+    for name in old.1.names() {
+        let [old, new] = [&old.1, &new.1].map(|weights| weights.tensor(name).expect("there").bytes);
+        let encodes = name.starts_with("encoder") || name.starts_with("quant_conv");
+        assert_eq!(encodes, old == new, "{name}");
+    }
+
+    let alone = format!("freeze_encoder = true\n{first}");
+    let error = train(StageKind::Autoencoder, &write(root, "alone", &alone)).expect_err("refused");
+    assert!(error.to_string().contains("needs `run.init`"), "{error}");
+}

@@ -17,7 +17,10 @@ pub use scaling::{LatentStatistics, measure_scaling_factor};
 use std::sync::Arc;
 
 use latent_data::Captions;
-use latent_models::{AutoencoderKl, ImageTower, SimpleAutoencoder, VqModel, read_parameter};
+use latent_models::{
+    Autoencoder, AutoencoderKl, ImageTower, SimpleAutoencoder, VqModel, read_parameter,
+};
+use latent_nn::training::Rates;
 use latent_nn::{Compute, Init};
 
 use crate::config::{AutoencoderConfig, AutoencoderKind};
@@ -25,6 +28,7 @@ use crate::error::{Result, TrainError};
 use crate::events::{Event, Finished, Options};
 use crate::pictures::Pictures;
 use crate::run::{side_by_side, train};
+use crate::text_encoder::part_of;
 use crate::trainee::Trainee;
 use codes::Codebook;
 use discriminator::PatchDiscriminator;
@@ -87,16 +91,29 @@ impl Stretch<'_> {
             seed: run.seed,
         };
         let mut generator = Trainee::new("autoencoder", model, &config.optimizer, run.steps, true);
+        if config.freeze_encoder {
+            // Without gradients weights still decay.
+            let still = ["encoder", "quant_conv"].map(|part| (part.to_owned(), 0.0));
+            generator = generator.with_rates(Rates(still.into()));
+        }
         if let Some(folder) = &run.init {
             let weights = latent_models::autoencoder_weights(folder)?;
             generator.start_from(|path, shape| Ok(read_parameter(&weights, path, shape)?))?;
         }
+        let kept_factor = match &run.init {
+            Some(folder) if config.freeze_encoder => {
+                let folder = part_of(folder, "vae");
+                Autoencoder::load(&folder, &self.compute.inference())?.scaling_factor()
+            }
+            _ => None,
+        };
         let codebook = Codebook::new(generator.model().code_count());
         let mut stage = AutoencoderStage {
             generator,
             adversary: self.adversary(),
             perceptual: self.perceptual()?,
             codebook,
+            kept_factor,
             loader: Arc::new(loader),
             config: config.clone(),
             compute: self.compute.clone(),

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use latent_models::{AutoencoderKl, Moments, SimpleAutoencoder, VqModel};
 
-use crate::config::ReconstructionLoss;
+use crate::config::AutoencoderConfig;
 
 /// A pass through an autoencoder.
 pub(crate) struct Reconstruction {
@@ -35,7 +35,7 @@ pub(crate) trait Reconstruct: Module + Sync {
         &self,
         pictures: Tensor<4>,
         noise: &mut dyn FnMut([usize; 4]) -> Tensor<4>,
-        loss: &ReconstructionLoss,
+        config: &AutoencoderConfig,
     ) -> Reconstruction;
 
     /// `[c, h, w]` of the latents of a picture of `size` whose noise is all that a pass draws; `None` where a pass looks at
@@ -89,16 +89,23 @@ fn reconstruct_drawn(
     moments: Moments,
     numbers: usize,
     noise: &mut dyn FnMut([usize; 4]) -> Tensor<4>,
-    loss: &ReconstructionLoss,
+    config: &AutoencoderConfig,
     decode: impl FnOnce(Tensor<4>) -> Tensor<4>,
 ) -> Reconstruction {
+    let moments = match config.freeze_encoder {
+        true => Moments {
+            mean: moments.mean.detach(),
+            logvar: moments.logvar.detach(),
+        },
+        false => moments,
+    };
     let shape = moments.mean.dims();
     let latents = shape[1] * shape[2] * shape[3];
     let kl = kl_divergence(&moments);
     let drawn = draw(&moments, noise(shape));
     Reconstruction {
         pictures: decode(drawn),
-        regularisation: kl.clone() * mean_kl_weight(loss.kl, latents, numbers),
+        regularisation: kl.clone() * mean_kl_weight(config.loss.kl, latents, numbers),
         parts: vec![("kl", kl)],
         codes: None,
     }
@@ -114,10 +121,10 @@ impl Reconstruct for AutoencoderKl {
         &self,
         pictures: Tensor<4>,
         noise: &mut dyn FnMut([usize; 4]) -> Tensor<4>,
-        loss: &ReconstructionLoss,
+        config: &AutoencoderConfig,
     ) -> Reconstruction {
         let numbers = numbers_per_picture(&pictures);
-        reconstruct_drawn(self.encode(pictures), numbers, noise, loss, |z| {
+        reconstruct_drawn(self.encode(pictures), numbers, noise, config, |z| {
             self.decode(z)
         })
     }
@@ -143,10 +150,10 @@ impl Reconstruct for SimpleAutoencoder {
         &self,
         pictures: Tensor<4>,
         noise: &mut dyn FnMut([usize; 4]) -> Tensor<4>,
-        loss: &ReconstructionLoss,
+        config: &AutoencoderConfig,
     ) -> Reconstruction {
         let numbers = numbers_per_picture(&pictures);
-        reconstruct_drawn(self.encode(pictures), numbers, noise, loss, |z| {
+        reconstruct_drawn(self.encode(pictures), numbers, noise, config, |z| {
             self.decode(z)
         })
     }
@@ -172,13 +179,13 @@ impl Reconstruct for VqModel {
         &self,
         pictures: Tensor<4>,
         _noise: &mut dyn FnMut([usize; 4]) -> Tensor<4>,
-        loss: &ReconstructionLoss,
+        config: &AutoencoderConfig,
     ) -> Reconstruction {
         let encoded = self.encode(pictures);
         let vectors = encoded.clone().detach();
         let found = self.quantize(encoded);
-        let regularisation = found.codebook_loss.clone() * loss.codebook
-            + found.commitment_loss.clone() * loss.commitment;
+        let regularisation = found.codebook_loss.clone() * config.loss.codebook
+            + found.commitment_loss.clone() * config.loss.commitment;
         Reconstruction {
             pictures: self.decode_quantized(found.quantized),
             regularisation,

@@ -38,6 +38,8 @@ pub(super) struct AutoencoderStage<M> {
     pub(super) adversary: Option<Adversary>,
     pub(super) perceptual: Option<Perceptual>,
     pub(super) codebook: Codebook,
+    /// The scaling factor of an encoder that stays as it is.
+    pub(super) kept_factor: Option<f64>,
     pub(super) loader: Arc<PictureLoader>,
     pub(super) config: AutoencoderConfig,
     pub(super) compute: Compute,
@@ -131,7 +133,7 @@ impl<M: Reconstruct + ExportAutoencoder> AutoencoderStage<M> {
             self.compute
                 .tensor(draws.normal(shape.iter().product()), shape)
         };
-        let found = model.reconstruct(pictures.clone(), &mut noise, &self.config.loss);
+        let found = model.reconstruct(pictures.clone(), &mut noise, &self.config);
         let judged = self.judge(step, pictures.clone(), found.pictures.clone());
         let reconstructions = found.pictures.clone().detach();
         // The gradient at the picture is known; this product carries it, and only it, into the autoencoder.
@@ -237,7 +239,7 @@ impl<M: Reconstruct + ExportAutoencoder> AutoencoderStage<M> {
             };
             let pictures = pictures.clone().reshape([count, 3, size, size]);
             let noise = noise.clone().reshape([count, c, h, w]);
-            let found = model.reconstruct(pictures.clone(), &mut |_| noise.clone(), weights);
+            let found = model.reconstruct(pictures.clone(), &mut |_| noise.clone(), config);
             let difference = found.pictures - pictures;
             let l1 = difference.clone().abs().mean();
             let l2 = (difference.clone() * difference).mean();
@@ -439,7 +441,8 @@ impl<M: Reconstruct + ExportAutoencoder> Stage for AutoencoderStage<M> {
             &self.loader.pictures,
             &self.compute.inference(),
         )?;
-        model.export(&folder.join("vae"), found.scaling_factor())?;
+        let factor = self.kept_factor.unwrap_or_else(|| found.scaling_factor());
+        model.export(&folder.join("vae"), factor)?;
         latent_formats::write_json(&folder.join("latents.json"), &found)?;
         Ok(())
     }

@@ -20,6 +20,9 @@ pub struct AutoencoderConfig {
     /// Flips and shifts.
     #[serde(default)]
     pub augment: Augment,
+    /// Trains the decoder only, so that latents stay what a trained U-Net knows; needs `run.init`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub freeze_encoder: bool,
     /// What the reconstruction is judged by.
     #[serde(default)]
     pub loss: ReconstructionLoss,
@@ -134,6 +137,16 @@ impl StageConfig for AutoencoderConfig {
             loss.perceptual == 0.0 || loss.image_tower.is_some(),
             "loss.perceptual",
             || "needs `image_tower`, a folder that the text-encoder stage wrote".into(),
+        )?;
+        need(
+            !self.freeze_encoder || self.run.init.is_some(),
+            "freeze_encoder",
+            || "needs `run.init`: an encoder that was never trained gives nothing to decode".into(),
+        )?;
+        need(
+            !self.freeze_encoder || self.vq_model.is_none(),
+            "freeze_encoder",
+            || "is for `autoencoder_kl` and `simple`; a codebook learns with its encoder".into(),
         )?;
         if let Some(discriminator) = &self.discriminator {
             need(

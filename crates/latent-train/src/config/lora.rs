@@ -58,6 +58,9 @@ pub struct LoraConfig {
     /// Pictures of the class that the subject belongs to, so that the model does not forget it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<Prior>,
+    /// Learns to draw in few steps: from paths that the model itself draws for the captions, not from the pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
     /// How errors are weighted, and what noise is like.
     #[serde(default)]
     pub loss: LoraLoss,
@@ -181,6 +184,27 @@ pub struct Prior {
     pub guidance: f32,
 }
 
+/// `[distillation]`: one step of the model with the LoRA, without guidance, leads as far as several guided steps of the model
+/// lead alone.
+///
+/// Source: Salimans & Ho 2022 (arXiv:2202.00512), with the guidance of Meng et al. 2022 (arXiv:2210.03142), in one round over
+/// whole paths that are drawn once and kept, as by Luhman & Luhman 2021 (arXiv:2101.02388).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distillation {
+    /// Steps that will do.
+    #[serde(default = "four")]
+    pub steps: usize,
+    /// Steps of the model on each path; a multiple of `steps`.
+    #[serde(default = "twenty")]
+    pub teacher_steps: usize,
+    /// Strength of its guidance.
+    #[serde(default = "guidance")]
+    pub guidance: f32,
+    /// Paths, each from noise of its own for a caption drawn from the data; kept in the cache.
+    pub paths: usize,
+}
+
 /// `[loss]` of LoRA training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -285,6 +309,58 @@ impl LoraConfig {
         })
     }
 
+    fn check_distillation(&self) -> Result<(), Fault> {
+        let Some(distillation) = &self.distillation else {
+            return Ok(());
+        };
+        let Distillation {
+            steps,
+            teacher_steps,
+            guidance,
+            paths,
+        } = *distillation;
+        need(steps > 0, "distillation.steps", || {
+            "must be at least 1".into()
+        })?;
+        need(
+            teacher_steps > steps && teacher_steps.is_multiple_of(steps),
+            "distillation.teacher_steps",
+            || {
+                format!(
+                    "is {teacher_steps}; it must be a multiple of `distillation.steps`, {steps}"
+                )
+            },
+        )?;
+        need(
+            guidance.is_finite() && guidance >= 1.0,
+            "distillation.guidance",
+            || "must be at least 1, which is no guidance".into(),
+        )?;
+        need(paths > 0, "distillation.paths", || {
+            "must be at least 1".into()
+        })?;
+        let Self {
+            buckets,
+            caption_dropout,
+            flip,
+            loss,
+            ..
+        } = self;
+        for (key, is_said) in [
+            ("prior", self.prior.is_some()),
+            ("buckets", *buckets != Buckets::default()),
+            ("caption_dropout", *caption_dropout > 0.0),
+            ("flip", *flip > 0.0),
+            ("loss", *loss != LoraLoss::default()),
+        ] {
+            need(!is_said, key, || {
+                "has no meaning beside `[distillation]`, which looks at no picture; leave it out"
+                    .into()
+            })?;
+        }
+        Ok(())
+    }
+
     fn check_prior(&self) -> Result<(), Fault> {
         let Some(prior) = &self.prior else {
             return Ok(());
@@ -315,6 +391,7 @@ impl StageConfig for LoraConfig {
         self.check_factors()?;
         self.check_buckets()?;
         self.check_prior()?;
+        self.check_distillation()?;
         for (key, odds) in [
             ("caption_dropout", self.caption_dropout),
             ("flip", self.flip),
@@ -358,6 +435,14 @@ fn attention() -> Vec<LayerChoice> {
 
 fn one() -> f64 {
     1.0
+}
+
+fn four() -> usize {
+    4
+}
+
+fn twenty() -> usize {
+    20
 }
 
 fn hundred() -> usize {

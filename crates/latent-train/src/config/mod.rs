@@ -13,7 +13,8 @@ pub use diffusion::{
     BetaSchedule, Condition, DiffusionConfig, DiffusionLoss, NoiseSchedule, Prediction, Sampling,
 };
 pub use lora::{
-    Buckets, Factors, LayerChoice, LoraConfig, LoraLoss, Prior, SavedType, TextTraining,
+    Buckets, Distillation, Factors, LayerChoice, LoraConfig, LoraLoss, Prior, SavedType,
+    TextTraining,
 };
 pub use shared::{Augment, Data, Languages, Method, Optimization, PrecisionChoice, Run};
 pub use text_encoder::{TextEncoderConfig, TokenizerConfig};

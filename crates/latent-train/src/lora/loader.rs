@@ -3,6 +3,7 @@
 use latent_data::Caption;
 use latent_sampling::Latents;
 
+use super::paths::Paths;
 use super::source::Source;
 use super::texts::{Texts, Words};
 use crate::config::{Languages, LoraConfig};
@@ -17,14 +18,26 @@ const CLASS: u64 = 1 << 62;
 
 /// Everything a batch is made from.
 pub(super) struct LoraLoader {
+    pub(super) lessons: Lessons,
+    pub(super) texts: Texts,
+    /// Numbers of the pooled text.
+    pub(super) pooled: usize,
+}
+
+/// What is learned from.
+pub(super) enum Lessons {
+    Pictures(Pictures),
+    /// The model's own way to pictures.
+    Paths(Paths),
+}
+
+/// Pictures that get noise.
+pub(super) struct Pictures {
     pub(super) own: Source,
     /// Pictures of the class, and what all of them show.
     pub(super) class: Option<(Source, String)>,
     /// What all pictures of the subject show, in the place of their captions.
     pub(super) caption: Option<String>,
-    pub(super) texts: Texts,
-    /// Numbers of the pooled text.
-    pub(super) pooled: usize,
     pub(super) noising: Noising,
     pub(super) rules: Rules,
 }
@@ -86,20 +99,52 @@ impl Load for LoraLoader {
     type Batch = Pair;
 
     fn load(&self, index: u64) -> Result<Pair> {
-        let class = self
-            .class
-            .as_ref()
-            .map(|(source, prompt)| self.told(source, Whose::Class(prompt), index));
-        Ok(Pair {
-            own: self.told(&self.own, Whose::Subject, index)?,
-            class: class.transpose()?,
-        })
+        let words = |texts: &[String]| self.texts.batch(texts, self.pooled);
+        match &self.lessons {
+            Lessons::Paths(paths) => Ok(Pair {
+                own: paths.told(index, words)?,
+                class: None,
+            }),
+            Lessons::Pictures(pictures) => {
+                let class = pictures.class.as_ref().map(|(source, prompt)| {
+                    pictures.told(source, Whose::Class(prompt), index, words)
+                });
+                Ok(Pair {
+                    own: pictures.told(&pictures.own, Whose::Subject, index, words)?,
+                    class: class.transpose()?,
+                })
+            }
+        }
     }
 }
 
 impl LoraLoader {
+    /// Training examples.
+    pub(super) fn examples(&self) -> usize {
+        match &self.lessons {
+            Lessons::Pictures(pictures) => pictures.own.data().len(),
+            Lessons::Paths(paths) => paths.len(),
+        }
+    }
+
+    /// Timesteps of the model.
+    pub(super) fn timesteps(&self) -> usize {
+        match &self.lessons {
+            Lessons::Pictures(pictures) => pictures.noising.timesteps(),
+            Lessons::Paths(paths) => paths.timesteps(),
+        }
+    }
+}
+
+impl Pictures {
     /// Batch `index` of a source.
-    fn told(&self, source: &Source, whose: Whose<'_>, index: u64) -> Result<Told> {
+    fn told(
+        &self,
+        source: &Source,
+        whose: Whose<'_>,
+        index: u64,
+        words_of: impl Fn(&[String]) -> Result<Words>,
+    ) -> Result<Told> {
         let examples = source.batch(index);
         let step = match whose {
             Whose::Subject => index,
@@ -132,7 +177,7 @@ impl LoraLoader {
                 channel.iter_mut().for_each(|value| *value += offset * own);
             }
         }
-        let words = self.texts.batch(&texts, self.pooled)?;
+        let words = words_of(&texts)?;
         self.noised((clean, noise), shape, timesteps, (words, numbers))
     }
 

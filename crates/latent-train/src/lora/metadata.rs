@@ -4,9 +4,9 @@ use latent::{Pipeline, Precision};
 use latent_models::{LayerKind, ModelFolder};
 use serde_json::{Map, json};
 
+use super::loader::{Lessons, Pictures};
 use super::networks::Layers;
-use super::source::Source;
-use crate::config::LoraConfig;
+use crate::config::{Distillation, LoraConfig};
 use crate::error::Result;
 
 /// A key and its value.
@@ -19,13 +19,16 @@ pub(super) fn of(
     config: &LoraConfig,
     (folder, pipeline): (&ModelFolder, &Pipeline),
     layers: &Layers,
-    (own, class): (&Source, Option<&Source>),
+    lessons: &Lessons,
 ) -> Result<Vec<(String, String)>> {
     let all = [
         of_factors(config, layers),
         of_model(config, folder, pipeline)?,
         of_run(config, pipeline),
-        of_pictures(config, own, class),
+        match lessons {
+            Lessons::Pictures(pictures) => of_pictures(config, pictures),
+            Lessons::Paths(_) => of_paths(config),
+        },
     ];
     let all = all.into_iter().flatten();
     Ok(all.map(|(key, value)| (key.to_owned(), value)).collect())
@@ -111,22 +114,51 @@ fn of_run(config: &LoraConfig, pipeline: &Pipeline) -> Vec<Said> {
     ]
 }
 
-fn of_pictures(config: &LoraConfig, own: &Source, class: Option<&Source>) -> Vec<Said> {
+fn of_pictures(config: &LoraConfig, pictures: &Pictures) -> Vec<Said> {
     let size = config.data.size;
-    let shapes = own.counts().into_iter().enumerate();
+    let shapes = pictures.own.counts().into_iter().enumerate();
     let shapes: Map<_, _> = shapes
         .map(|(place, (shape, count))| {
             let about = json!({ "resolution": shape, "count": count });
             (place.to_string(), about)
         })
         .collect();
-    let of_class = class.map_or(0, |class| class.data().len());
+    let class = pictures.class.as_ref();
+    let of_class = class.map_or(0, |(class, _)| class.data().len());
     vec![
-        ("ss_num_train_images", own.data().len().to_string()),
+        ("ss_num_train_images", pictures.own.data().len().to_string()),
         ("ss_num_reg_images", of_class.to_string()),
         ("ss_resolution", format!("({size}, {size})")),
         ("ss_enable_bucket", is(config.buckets.enabled)),
         ("ss_bucket_info", json!({ "buckets": shapes }).to_string()),
+    ]
+}
+
+/// How a LoRA for few steps came about, and how it is used.
+fn of_paths(config: &LoraConfig) -> Vec<Said> {
+    let Some(distillation) = &config.distillation else {
+        return Vec::new();
+    };
+    let Distillation {
+        steps,
+        teacher_steps,
+        guidance,
+        paths,
+    } = distillation;
+    let size = config.data.size;
+    vec![
+        ("ss_resolution", format!("({size}, {size})")),
+        (
+            "modelspec.description",
+            format!(
+                "Draws in {steps} steps of DDIM with trailing timesteps and without guidance; distilled from {paths} paths of \
+                 {teacher_steps} steps with guidance {guidance}."
+            ),
+        ),
+        (
+            "modelspec.usage_hint",
+            format!("{steps} steps, guidance 1, sampler ddim, schedule trailing"),
+        ),
     ]
 }
 

@@ -4,6 +4,7 @@ mod buckets;
 mod loader;
 mod metadata;
 mod networks;
+mod paths;
 mod prior;
 mod source;
 mod stage;
@@ -26,8 +27,9 @@ use crate::error::{Result, TrainError};
 use crate::events::{Event, Finished, Options};
 use crate::run::{side_by_side, train};
 use crate::trainee::Trainee;
-use loader::{LoraLoader, Rules};
+use loader::{Lessons, LoraLoader, Pictures, Rules};
 use networks::{Factors, Networks, reading};
+use paths::Paths;
 use source::{Source, check_sizes};
 use stage::LoraStage;
 use texts::Texts;
@@ -80,7 +82,6 @@ fn opened(
     };
     let data = DataSet::open(&config.data.path, captions)?;
     let pipeline = builder.open(&config.model)?;
-    check_sizes(config, &pipeline)?;
     let loader = loader(config, &folder, &pipeline, data, options, progress)?;
     let stage = loader.map(|loader| stage(config, &folder, pipeline, loader));
     Ok(stage.transpose()?.map(|stage| (stage, device.name)))
@@ -121,6 +122,42 @@ fn loader(
     options: &Options,
     progress: &mut dyn FnMut(&Event),
 ) -> Result<Option<LoraLoader>> {
+    let lessons = match &config.distillation {
+        Some(distillation) => {
+            let sum = sum_of(folder, &["unet", "text_encoder", "text_encoder_2"])?;
+            let (config, model) = ((config, distillation), (pipeline, sum.as_str()));
+            let paths = Paths::build(&data, config, model, options, progress)?;
+            paths.map(Lessons::Paths)
+        }
+        None => pictures(config, folder, pipeline, data, options, progress)?.map(Lessons::Pictures),
+    };
+    let Some(lessons) = lessons else {
+        return Ok(None);
+    };
+    let texts = texts_of(&lessons).chain([String::new()]);
+    let encoders = sum_of(folder, &["text_encoder", "text_encoder_2"])?;
+    let frozen = (pipeline, reading(pipeline, config));
+    let Some(texts) = Texts::build(texts, config, frozen, &encoders, options, progress)? else {
+        return Ok(None);
+    };
+    let encoders: Vec<_> = pipeline.texts().into_iter().map(|(own, _)| own).collect();
+    Ok(Some(LoraLoader {
+        lessons,
+        texts,
+        pooled: texts::pooled_width(&encoders),
+    }))
+}
+
+/// The pictures with their latents; `None` if encoding or drawing them was stopped.
+fn pictures(
+    config: &LoraConfig,
+    folder: &ModelFolder,
+    pipeline: &Pipeline,
+    data: DataSet,
+    options: &Options,
+    progress: &mut dyn FnMut(&Event),
+) -> Result<Option<Pictures>> {
+    check_sizes(config, pipeline)?;
     let autoencoder = sum_of(folder, &["vae"])?;
     let frozen = (pipeline, autoencoder.as_str());
     let mut class = None;
@@ -138,25 +175,12 @@ fn loader(
         return Ok(None);
     };
     progress(&Event::Note(shapes_in_words(&own)));
-    let captions = own.data().examples().iter();
-    let captions = captions.flat_map(|example| example.captions.iter().map(|own| own.text.clone()));
-    let prompt = class.iter().map(|(_, prompt)| prompt.clone());
-    let caption = config.caption.iter().cloned();
-    let texts = captions.chain(caption).chain(prompt).chain([String::new()]);
-    let encoders = sum_of(folder, &["text_encoder", "text_encoder_2"])?;
-    let frozen = (pipeline, reading(pipeline, config));
-    let Some(texts) = Texts::build(texts, config, frozen, &encoders, options, progress)? else {
-        return Ok(None);
-    };
-    let encoders: Vec<_> = pipeline.texts().into_iter().map(|(own, _)| own).collect();
     let scheduler = pipeline.scheduler();
     let prediction = scheduler.settings().prediction_type;
-    Ok(Some(LoraLoader {
+    Ok(Some(Pictures {
         own,
         class,
         caption: config.caption.clone(),
-        texts,
-        pooled: texts::pooled_width(&encoders),
         noising: Noising::of(
             NoiseSchedule::new(scheduler)?,
             prediction,
@@ -164,6 +188,21 @@ fn loader(
         ),
         rules: Rules::of(config),
     }))
+}
+
+/// Every text that may be told.
+fn texts_of(lessons: &Lessons) -> Box<dyn Iterator<Item = String> + '_> {
+    match lessons {
+        Lessons::Paths(paths) => Box::new(paths.captions().cloned()),
+        Lessons::Pictures(pictures) => {
+            let examples = pictures.own.data().examples().iter();
+            let captions = examples.flat_map(|example| &example.captions);
+            let captions = captions.map(|caption| caption.text.clone());
+            let prompt = pictures.class.iter().map(|(_, prompt)| prompt.clone());
+            let caption = pictures.caption.iter().cloned();
+            Box::new(captions.chain(caption).chain(prompt))
+        }
+    }
 }
 
 fn stage(
@@ -174,13 +213,8 @@ fn stage(
 ) -> Result<LoraStage> {
     let networks = Networks::new(&pipeline, config);
     let files = LoraFiles::of(pipeline.unet());
-    let class = loader.class.as_ref().map(|(source, _)| source);
-    let metadata = metadata::of(
-        config,
-        (folder, &pipeline),
-        &networks.layers,
-        (&loader.own, class),
-    )?;
+    let model = (folder, &pipeline);
+    let metadata = metadata::of(config, model, &networks.layers, &loader.lessons)?;
     Ok(LoraStage {
         trainee: trainee(config, &networks, &files)?,
         side_by_side: side_by_side(&config.run, &networks.compute)?,

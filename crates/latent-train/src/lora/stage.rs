@@ -102,7 +102,7 @@ impl Stage for LoraStage {
     }
 
     fn examples(&self) -> usize {
-        self.loader.own.data().len()
+        self.loader.examples()
     }
 
     fn loader(&self) -> Arc<LoraLoader> {
@@ -129,7 +129,7 @@ impl Stage for LoraStage {
         }
         let loss = passes.iter().map(|pass| pass.loss).sum::<f64>() * f64::from(share);
         let errors = passes.iter().flat_map(|pass| pass.errors.iter().copied());
-        let mut parts = by_timestep(errors, self.loader.noising.timesteps());
+        let mut parts = by_timestep(errors, self.loader.timesteps());
         let priors: Vec<f64> = passes.iter().filter_map(|pass| pass.prior).collect();
         if !priors.is_empty() {
             parts.push(("prior", priors.iter().sum::<f64>() / priors.len() as f64));

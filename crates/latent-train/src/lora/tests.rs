@@ -69,7 +69,10 @@ fn told(stage: &LoraStage, values: &Weights, kind: &str, texts: [&str; 2]) -> To
     let timesteps = read("timesteps").expect("timesteps");
     let timesteps = timesteps.into_iter().map(|step| step as usize).collect();
     let numbers = read("numbers").unwrap_or_default();
-    loader
+    let Lessons::Pictures(pictures) = &loader.lessons else {
+        panic!("it learns from pictures")
+    };
+    pictures
         .noised(noised, shape, timesteps, (words, numbers))
         .expect("a batch")
 }
