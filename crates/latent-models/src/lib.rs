@@ -57,7 +57,7 @@ pub use text::{
 pub use tokenizer::{Chunk, ClipTokenizer, Encoded, train_tokenizer};
 pub use unet::{
     AdditionEmbedType, Context, ControlNet, ControlNetConfig, ControlNetContext, DeepFeatures,
-    DownBlockType, IpAdapter, Leading, MidBlockType, Reads, Residuals, TextTime, UNet2dCondition,
-    UNet2dConditionConfig, UNetCondition, UpBlockType,
+    DownBlockType, IpAdapter, Leading, MidBlockType, Reads, Residuals, TextTime, TokenMerging,
+    UNet2dCondition, UNet2dConditionConfig, UNetCondition, UpBlockType,
 };
 pub use weights::read_parameter;

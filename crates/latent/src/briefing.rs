@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use latent_models::{Context, ControlNetContext, DeepFeatures, Leading};
+use latent_models::{Context, ControlNetContext, DeepFeatures, Leading, TokenMerging};
 use latent_nn::to_host;
 use latent_sampling::Latents as Array;
 use ndarray::{Axis, concatenate, s};
@@ -32,6 +32,8 @@ pub(crate) struct Briefing<'a> {
     /// Layers whose self-attention is perturbed where that is asked for.
     perturbs: Vec<bool>,
     cache: Option<Cache>,
+    /// Share of positions that self-attention takes together.
+    merging: Option<f64>,
     of: usize,
     ready: Vec<(Places, Rc<Vec<Group>>)>,
 }
@@ -124,6 +126,7 @@ impl<'a> Briefing<'a> {
             calls: 0,
             perturbs,
             cache: guiding.cache.as_ref().map(Cache::new),
+            merging: guiding.token_merging,
             of: calls,
             ready: Vec::new(),
         })
@@ -237,6 +240,10 @@ impl<'a> Briefing<'a> {
             let leading = Leading {
                 residuals: added.as_ref(),
                 pictures: &pictures,
+                merging: self.merging.map(|share| TokenMerging {
+                    share,
+                    turn: Some(call as u64),
+                }),
             };
             let (unet, context) = (&self.pipeline.unet, &group.context);
             let output = match &mut self.cache {

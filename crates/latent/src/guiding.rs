@@ -16,6 +16,9 @@ const PLUS_PLUS: f32 = 0.6;
 /// The greatest strength of CFG++; the paper has 0 to 1, ComfyUI's users go up to twice of it.
 const MOST_PLUS_PLUS: f32 = 2.0;
 
+/// The greatest share of merged tokens.
+const MOST_MERGED: f64 = 0.75;
+
 /// Deep features of the U-Net that are kept for the calls after it, which run the shallow layers only.
 ///
 /// Source: Ma et al. 2023 (arXiv:2312.00858), DeepCache.
@@ -73,6 +76,13 @@ impl Request {
         self
     }
 
+    /// Has self-attention of the largest level take this share of its positions together.
+    #[must_use]
+    pub fn token_merging(mut self, share: f64) -> Self {
+        self.token_merging = Some(share);
+        self
+    }
+
     /// The strength that `stated` is where nothing else is said.
     pub(crate) fn strength_of_guidance(&self, default: f32) -> f32 {
         let default = match self.guidance_method {
@@ -121,6 +131,13 @@ impl Request {
         }
         if let Some(thresholding) = &self.thresholding {
             thresholding.check()?;
+        }
+        if let Some(share) = self.token_merging
+            && !(0.0..=MOST_MERGED).contains(&share)
+        {
+            return refuse(format!(
+                "`token_merging` is {share}; it goes from 0 to {MOST_MERGED}, for of each square of four positions one stays"
+            ));
         }
         match self.cache.map(|cache| cache.interval) {
             Some(interval) if !(1..=1000).contains(&interval) => refuse(format!(
@@ -178,6 +195,8 @@ impl Request {
                 settings.push(("Cache branch", cache.branch.to_string()));
             }
         }
+        let merging = self.token_merging;
+        settings.extend(merging.map(|share| ("Token merging ratio", share.to_string())));
         settings
     }
 }
@@ -257,6 +276,7 @@ pub(crate) struct Guiding {
     thresholding: Option<Thresholding>,
     rescale: f64,
     pub(crate) cache: Option<FeatureCache>,
+    pub(crate) token_merging: Option<f64>,
     /// What outputs mean, where something needs it.
     meaning: Option<Meaning>,
 }
@@ -277,6 +297,7 @@ impl Guiding {
             thresholding: request.thresholding,
             rescale: f64::from(request.guidance_rescale),
             cache: request.cache.filter(|cache| cache.interval > 1),
+            token_merging: request.token_merging.filter(|share| *share > 0.0),
             meaning: needs_meaning.then(|| Meaning::of(config)).transpose()?,
         })
     }
@@ -453,6 +474,7 @@ mod tests {
             (base().pag(-1.0), "pag.scale"),
             (base().guidance_interval(0.8, 0.2), "guidance_interval"),
             (base().cache_interval(0), "cache.interval"),
+            (base().token_merging(0.8), "token_merging"),
             (
                 base().guidance_method(Method::CfgPlusPlus).guidance(7.5),
                 "cfg++",
@@ -516,6 +538,7 @@ mod tests {
                 .pag(3.0)
                 .guidance_interval(0.2, 0.8)
                 .cache_interval(3)
+                .token_merging(0.5)
         };
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(Request::from_json(&text).unwrap(), request);

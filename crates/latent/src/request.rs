@@ -87,6 +87,11 @@ pub struct Request {
     /// Runs the whole U-Net at some calls only, its shallow layers at the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<FeatureCache>,
+    /// Share of the positions of the U-Net's largest level that self-attention takes together, up to 0.75: faster, coarser.
+    ///
+    /// Source: Bolya & Hoffman 2023 (arXiv:2303.17604).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_merging: Option<f64>,
     /// One seed a picture; none is the same as `[0]`.
     pub seeds: Vec<u64>,
     /// Pictures from one seed: picture `k` takes seed + `k`, or with a `variation` that one's seed + `k`.

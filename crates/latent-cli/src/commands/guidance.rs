@@ -65,6 +65,14 @@ pub(crate) struct GuidanceFlags {
         help_heading = "Speed"
     )]
     cache_branch: Option<usize>,
+    /// Let self-attention take this share of the largest level's positions together, 0 to 0.75: 0.5 is usual (ToMe).
+    #[arg(
+        long,
+        value_name = "SHARE",
+        allow_negative_numbers = true,
+        help_heading = "Speed"
+    )]
+    token_merging: Option<f64>,
 }
 
 impl GuidanceFlags {
@@ -102,6 +110,7 @@ impl GuidanceFlags {
                 branch: self.cache_branch.unwrap_or(branch),
             });
         }
+        request.token_merging = self.token_merging.or(request.token_merging);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use super::condition::{UNetCondition, host};
 use super::config::UNet2dConditionConfig;
 use super::controlnet_config::ControlNetConfig;
 use super::controlnet_file::in_diffusers_names;
+use super::model::Leading;
 use super::transformer::{KeysValues, Seen};
 use crate::config::{self, ModelConfig};
 use crate::error::{ModelError, Result};
@@ -309,7 +310,7 @@ impl ControlNet {
         };
         let mut told = Told {
             time: ops::silu(time),
-            text: Seen::new(&context.text, &[]),
+            text: Seen::new(&context.text, Leading::default()),
         };
         let sample = sample.narrow(1, 0, self.config.in_channels);
         let mut x = self.conv_in.forward(ops::to_nhwc(sample)) + context.picture.clone();

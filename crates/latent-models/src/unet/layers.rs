@@ -142,7 +142,7 @@ impl UNet2dCondition {
     ) -> Tensor<4> {
         let mut told = Told {
             time: ops::silu(self.embed_time(self.waves_of(timesteps, &sample), context)),
-            text: Seen::new(&context.text, leading.pictures),
+            text: Seen::new(&context.text, leading),
         };
         let depth = deep.branch + 1;
         let mut x = self.conv_in.forward(ops::to_nhwc(sample));
@@ -174,10 +174,7 @@ impl UNet2dCondition {
             attentions.map(Transformer2d::depth).sum()
         };
         let ahead: usize = way.iter().map(layers).sum();
-        told.text = Seen::new(
-            &context.text[context.text.len() - ahead..],
-            leading.pictures,
-        );
+        told.text = Seen::new(&context.text[context.text.len() - ahead..], leading);
         x = deep.found.clone();
         for (block, first) in way {
             x = block.forward(x, &mut told, &mut skips, (first, &mut Kept::nothing()));

@@ -9,6 +9,7 @@ mod controlnet_file;
 mod image_projection;
 mod ip_adapter;
 mod layers;
+mod merging;
 mod model;
 mod transformer;
 
@@ -21,4 +22,5 @@ pub use controlnet_config::ControlNetConfig;
 pub use image_projection::Reads;
 pub use ip_adapter::IpAdapter;
 pub use layers::DeepFeatures;
+pub use merging::TokenMerging;
 pub use model::{Context, Leading, UNet2dCondition};

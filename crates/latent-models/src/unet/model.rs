@@ -16,6 +16,7 @@ use super::condition::{UNetCondition, host};
 use super::config::{UNet2dConditionConfig, UpBlockType};
 use super::controlnet::Residuals;
 use super::ip_adapter::IpAdapter;
+use super::merging::TokenMerging;
 use super::transformer::{KeysValues, Seen};
 use crate::adapters::layers::layers;
 use crate::config::{self, ModelConfig};
@@ -67,6 +68,8 @@ pub struct Leading<'a> {
     pub residuals: Option<&'a Residuals>,
     /// Shares of what it sees in the pictures of its context, an adapter after the other; 0 for one that rests.
     pub pictures: &'a [f32],
+    /// Positions of its largest level that self-attention takes together.
+    pub merging: Option<TokenMerging>,
 }
 
 impl Context {
@@ -361,7 +364,7 @@ impl UNet2dCondition {
     ) -> Tensor<4> {
         let mut told = Told {
             time: ops::silu(self.embed_time(waves, context)),
-            text: Seen::new(&context.text, leading.pictures),
+            text: Seen::new(&context.text, leading),
         };
         let mut x = self.conv_in.forward(ops::to_nhwc(sample));
         watch("conv_in", &x);

@@ -8,6 +8,8 @@ use latent_nn::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 use latent_nn::ops::AttentionOptions;
 use latent_nn::{Init, Precision, ops};
 
+use super::merging::{Merge, TokenMerging};
+use super::model::Leading;
 use crate::adapters::layers::layers;
 
 /// Added to the variance in the norm before a transformer; residual blocks have another.
@@ -57,14 +59,30 @@ pub(super) struct Seen<'a> {
     layers: std::slice::Iter<'a, KeysValues>,
     /// Shares of the pictures, one an adapter.
     shares: &'a [f32],
+    merging: Option<TokenMerging>,
+    /// Positions of the largest level so far, the only one whose positions are merged.
+    largest: usize,
+    /// Layers that have looked.
+    done: usize,
 }
 
 impl<'a> Seen<'a> {
-    pub(super) fn new(layers: &'a [KeysValues], shares: &'a [f32]) -> Self {
+    pub(super) fn new(layers: &'a [KeysValues], leading: Leading<'a>) -> Self {
         Self {
             layers: layers.iter(),
-            shares,
+            shares: leading.pictures,
+            merging: leading.merging,
+            largest: 0,
+            done: 0,
         }
+    }
+
+    /// How the next layer's self-attention takes positions `x [n, h * w, c]` together.
+    fn merge(&mut self, x: &Tensor<3>, [h, w]: [usize; 2]) -> Option<Merge> {
+        self.largest = self.largest.max(h * w);
+        self.done += 1;
+        let merging = self.merging.filter(|_| h * w == self.largest)?;
+        Merge::of(x, [h, w], merging, self.done)
     }
 }
 
@@ -121,8 +139,15 @@ impl Transformer2d {
         let [n, h, w, c] = x.dims();
         let positions = self.proj_in.forward(self.norm.forward(x.clone()));
         let mut positions = positions.reshape([n, h * w, c]);
-        for (block, text) in self.transformer_blocks.iter().zip(&mut seen.layers) {
-            positions = block.forward(positions, (text, seen.shares));
+        for block in &self.transformer_blocks {
+            let Some(text) = seen.layers.next() else {
+                unreachable!("`keys_values` gave one a layer")
+            };
+            let merge = match text.perturbed {
+                0 => seen.merge(&positions, [h, w]),
+                _ => None,
+            };
+            positions = block.forward(positions, (text, seen.shares), merge.as_ref());
         }
         self.proj_out
             .forward_residual(positions.reshape([n, h, w, c]), x)
@@ -160,14 +185,26 @@ impl TransformerBlock {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, text: (&KeysValues, &[f32])) -> Tensor<3> {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        text: (&KeysValues, &[f32]),
+        merge: Option<&Merge>,
+    ) -> Tensor<3> {
         let normed = self.norm1.forward(x.clone());
-        let x = match text.0.perturbed {
-            0 => {
+        let x = match (text.0.perturbed, merge) {
+            (0, None) => {
                 let own = self.attn1.keys_values(normed.clone());
                 self.attn1.forward_residual(normed, (&own, &[]), x)
             }
-            perturbed => self.attn1.forward_perturbed(normed, perturbed, x),
+            (0, Some(merge)) => {
+                let merged = merge.merge(normed);
+                let own = self.attn1.keys_values(merged.clone());
+                let queries = self.attn1.to_q.forward(merged);
+                let found = self.attn1.look(queries, own.keys, own.values);
+                ops::add(merge.unmerge(self.attn1.to_out[0].forward(found)), x)
+            }
+            (perturbed, _) => self.attn1.forward_perturbed(normed, perturbed, x),
         };
         let x = self
             .attn2

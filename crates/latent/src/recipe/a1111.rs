@@ -29,7 +29,6 @@ const NEEDLESS: &[&str] = &[
 const USUAL: &[(&str, &str)] = &[
     ("Emphasis", "Original"),
     ("ENSD", "0"),
-    ("Token merging ratio", "0"),
     ("Tiling", "False"),
     ("Conditional mask weight", "1.0"),
     ("Sigma churn", "0.0"),
@@ -241,6 +240,12 @@ impl Reader {
             "Mask blur" => {
                 self.recipe.request.mask_blur = self.number(key, value);
                 self.recipe.wants("the mask that it was painted in", "mask");
+            }
+            // It goes up to 0.9 there, and merges no more than at 0.75.
+            "Token merging ratio" => {
+                let share = self.number::<f64>(key, value);
+                let share = share.filter(|share| *share > 0.0);
+                self.recipe.request.token_merging = share.map(|share| share.min(0.75));
             }
             "Mask grow" => self.recipe.request.mask_grow = self.number(key, value),
             "Keep unmasked" => self.recipe.request.keep_unmasked = Some(value != "false"),

@@ -94,6 +94,7 @@ impl Flags {
             self.state("cache-interval", Some(cache.interval));
             self.state("cache-branch", (cache.branch > 0).then_some(cache.branch));
         }
+        self.state("token-merging", request.token_merging);
         let empty = request.negative_prompt.is_empty();
         let zeros = request.force_zeros_for_empty_prompt == Some(true) && empty;
         self.state("empty-negative", zeros.then_some("zeros"));

@@ -185,7 +185,8 @@ fn guidance_of_extensions_and_of_a_sampler_is_read() {
 fn guidance_that_latent_writes_is_read_again_and_none_of_it_in_the_texts_of_others() {
     let line = "a fox\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 64x64, Guidance method: apg, APG eta: 0.25, \
          APG threshold: 7.5, APG momentum: -0.75, APG space: output, PAG scale: 2.5, PAG adaptive scale: 0.001, \
-         PAG layers: \"mid,up.1\", Guidance interval: \"sigma:5.4:0.28\", Cache interval: 3, Cache branch: 1, Version: ";
+         PAG layers: \"mid,up.1\", Guidance interval: \"sigma:5.4:0.28\", Cache interval: 3, Cache branch: 1, \
+         Token merging ratio: 0.5, Version: ";
     let ours = read(&format!("{line}latent 0.1.0"));
     assert_eq!(said(&ours), Vec::<String>::new());
     let request = &ours.request;
@@ -205,6 +206,8 @@ fn guidance_that_latent_writes_is_read_again_and_none_of_it_in_the_texts_of_othe
     assert_eq!(interval, "sigma:5.4:0.28");
     let cache = request.cache.expect("a cache");
     assert_eq!((cache.interval, cache.branch), (3, 1));
+    assert_eq!(request.token_merging, Some(0.5));
     let theirs = read(&format!("{line}v1.10.1"));
     assert!(said(&theirs).iter().any(|one| one.contains("PAG scale")));
+    assert_eq!(theirs.request.token_merging, Some(0.5));
 }
