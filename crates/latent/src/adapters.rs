@@ -10,6 +10,7 @@ use latent_models::{
 use latent_nn::Compute;
 
 use crate::Error;
+use crate::defaults::FewSteps;
 use crate::image_prompts::{ImagePrompts, Shown};
 use crate::named::Names;
 use crate::pipeline::Builder;
@@ -20,6 +21,7 @@ pub const PARTS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
 /// What the caller named.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Adapters {
+    pub(crate) few_steps: bool,
     loras: Vec<(PathBuf, Strength)>,
     strict: bool,
     embeddings: Vec<(PathBuf, Option<String>)>,
@@ -102,6 +104,9 @@ pub(crate) fn stem(path: &Path) -> String {
         .into_owned()
 }
 
+/// How a picture's settings name the model's own LoRA for few steps.
+pub(crate) const FEW_STEPS: &str = "few steps";
+
 /// A LoRA as a picture's settings name it; the text encoder's strength only where it is another.
 fn lora_title(path: &Path, strength: Strength) -> String {
     let Strength { unet, text } = strength;
@@ -118,6 +123,14 @@ impl Builder {
     #[must_use]
     pub fn lora(self, file: impl Into<PathBuf>, strength: f32) -> Self {
         self.lora_with(file, Strength::all(strength))
+    }
+
+    /// Draws in few steps without guidance: with the LoRA that the model's folder has for that, and the steps it needs. A
+    /// request's own steps and guidance still count.
+    #[must_use]
+    pub fn few_steps(mut self) -> Self {
+        self.adapters.few_steps = true;
+        self
     }
 
     /// [`Builder::lora`] with a strength of its own for the text encoder.
@@ -194,10 +207,11 @@ impl Adapters {
             extras.decodes |= part == "vae";
             extras.names.push(format!("{part} {}", stem(path)));
         }
-        if self.loras.is_empty() {
-            return Ok(folder);
-        }
         let mut loras = Vec::new();
+        if self.few_steps {
+            loras.push((FewSteps::lora_of(&folder)?, Strength::all(1.0)));
+            extras.names.push(FEW_STEPS.to_owned());
+        }
         for (path, strength) in &self.loras {
             if !(strength.unet.is_finite() && strength.text.is_finite()) {
                 return Err(Error::Request(format!(
@@ -207,6 +221,9 @@ impl Adapters {
             }
             extras.names.push(lora_title(path, *strength));
             loras.push((Lora::open(&names.follow(path, None)?)?, *strength));
+        }
+        if loras.is_empty() {
+            return Ok(folder);
         }
         let (folder, reports) = Lora::merge(&loras, folder)?;
         if let Some(warning) = reports.iter().find_map(LoraReport::warning)

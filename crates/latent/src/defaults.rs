@@ -2,8 +2,11 @@
 //!
 //! Other programs do not read the file; without it the values are those of diffusers' pipeline.
 
-use latent_formats::parse_json;
-use latent_models::ModelFolder;
+use std::ffi::OsStr;
+use std::path::Path;
+
+use latent_formats::{Weights, parse_json};
+use latent_models::{Lora, ModelFolder};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -25,6 +28,19 @@ pub struct Defaults {
     /// Names of the classes, where the model is told a class and not words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
+    /// How the model draws in few steps, if it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub few_steps: Option<FewSteps>,
+}
+
+/// A LoRA in the model's folder with which few steps without guidance do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FewSteps {
+    /// Its file, in the folder.
+    pub lora: String,
+    /// The steps.
+    pub steps: usize,
 }
 
 impl Default for Defaults {
@@ -35,6 +51,7 @@ impl Default for Defaults {
             guidance: 7.5,
             sampler: None,
             classes: Vec::new(),
+            few_steps: None,
         }
     }
 }
@@ -54,5 +71,49 @@ impl Defaults {
                 ..Self::default()
             }),
         }
+    }
+
+    /// Those of a model that draws in few steps.
+    pub(crate) fn in_few_steps(self) -> Self {
+        match &self.few_steps {
+            Some(few) => Self {
+                steps: few.steps,
+                guidance: 1.0,
+                ..self
+            },
+            None => self,
+        }
+    }
+}
+
+impl FewSteps {
+    /// The LoRA that the folder names.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if it names none, or a file that is not there; [`Error::Model`] if the file is no LoRA.
+    pub(crate) fn lora_of(folder: &ModelFolder) -> Result<Lora, Error> {
+        let files = folder.files();
+        let Some(few) = Defaults::read(folder)?.few_steps else {
+            return Err(Error::Request(format!(
+                "`{}` has no LoRA for few steps; lay one over it (`--lora FILE --steps 4 --guidance 1`), or train one with a table \
+                 `[distillation]` (`latent train lora`), put its file into the folder and name it in {FILE}: \
+                 \"few_steps\": {{\"lora\": \"FILE\", \"steps\": 4}}",
+                files.path().display()
+            )));
+        };
+        let is_inside = Path::new(&few.lora).file_name() == Some(OsStr::new(&few.lora));
+        let bytes = if is_inside {
+            files.read(&few.lora)?
+        } else {
+            None
+        };
+        let Some(bytes) = bytes else {
+            return Err(Error::Request(format!(
+                "{FILE} in `{}` names `{}` for few steps, and the folder has no such file",
+                files.path().display(),
+                few.lora
+            )));
+        };
+        Ok(Lora::of(Weights::from_bytes(&few.lora, bytes)?)?)
     }
 }

@@ -50,7 +50,7 @@ mod vocabulary;
 
 pub use adapters::{Control, PARTS, loras_in_prompt};
 pub use builtin::{builtin_folder, export_builtin, has_builtin};
-pub use defaults::{Defaults, FILE as DEFAULTS_FILE};
+pub use defaults::{Defaults, FILE as DEFAULTS_FILE, FewSteps};
 pub use draw::{Generated, Progress};
 pub use economy::Economy;
 pub use error::Error;

@@ -14,7 +14,7 @@ use latent_nn::{Compute, Precision, select_device, to_host};
 use latent_sampling::{GeneratorKind, Latents as Array, SchedulerConfig};
 use serde_json::Value;
 
-use crate::adapters::{Adapters, Extras};
+use crate::adapters::{Adapters, Extras, FEW_STEPS};
 use crate::builtin::builtin_folder;
 use crate::defaults::Defaults;
 use crate::draw::{Generated, Progress, draw};
@@ -255,7 +255,10 @@ impl Builder {
             sdxl: text_2.map(|text| Sdxl::new(folder, text.into())),
             refiner: None,
             scheduler: scheduler(&folder.scheduler_config()?)?,
-            defaults: Defaults::read(folder)?,
+            defaults: match self.adapters.few_steps {
+                true => Defaults::read(folder)?.in_few_steps(),
+                false => Defaults::read(folder)?,
+            },
             vocabulary: Vocabulary::read(folder)?,
             compute,
             device_name: selected.name,
@@ -591,7 +594,7 @@ impl Pipeline {
     /// model that may have taught it others.
     #[must_use]
     pub fn vocabulary(&self) -> Option<&Vocabulary> {
-        let own = self.extras.names.is_empty();
+        let own = self.extras.names.iter().all(|name| name == FEW_STEPS);
         self.vocabulary.as_ref().filter(|_| own)
     }
 

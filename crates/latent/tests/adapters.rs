@@ -291,3 +291,71 @@ fn a_model_written_in_the_other_layout_draws_the_same_picture_to_the_bit() {
         assert_eq!(drawn.pictures[0].rgb(), expected.pictures[0].rgb());
     }
 }
+
+/// The tiny model in a folder of its own, whose `latent.json` names a LoRA for few steps.
+fn with_few_steps(place: &Path, named: &str) -> PathBuf {
+    for entry in walk(&tiny()) {
+        let to = place.join(entry.strip_prefix(tiny()).expect("inside"));
+        fs::create_dir_all(to.parent().expect("a folder")).expect("made");
+        fs::copy(&entry, to).expect("copied");
+    }
+    let lora = place.join("few-steps.safetensors");
+    fs::copy(adapter("lora_kohya.safetensors"), lora).expect("copied");
+    let defaults = format!(
+        r#"{{"steps": 9, "guidance": 4.0, "sampler": "ddim", "few_steps": {{"lora": "{named}", "steps": 2}}}}"#
+    );
+    fs::write(place.join("latent.json"), defaults).expect("written");
+    place.to_path_buf()
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let below = |path: PathBuf| match path.is_dir() {
+        true => walk(&path),
+        false => vec![path],
+    };
+    paths.flat_map(below).collect()
+}
+
+#[test]
+fn a_model_with_a_lora_for_few_steps_draws_with_it_only_when_asked() {
+    let place = tempfile::tempdir().expect("a folder");
+    let model = with_few_steps(place.path(), "few-steps.safetensors");
+    let request = || Request::new("a fox").seed(3).size(64, 64);
+    let drawn = |builder: Builder, request: Request| {
+        let drawn = builder.open(&model).expect("opens").generate(&request);
+        drawn.expect("a picture")
+    };
+    let fast = drawn(builder().few_steps(), request());
+    let told = &fast.settings[0];
+    assert_eq!((told.steps, told.guidance), (2, 1.0));
+    let file = adapter("lora_kohya.safetensors");
+    let by_hand = drawn(builder().lora(file, 1.0), request().steps(2).guidance(1.0));
+    assert_eq!(fast.latents, by_hand.latents);
+    let usual = drawn(builder(), request());
+    assert_eq!(
+        (usual.settings[0].steps, usual.settings[0].guidance),
+        (9, 4.0)
+    );
+    let own = drawn(builder().few_steps(), request().steps(3).guidance(2.0));
+    assert_eq!((own.settings[0].steps, own.settings[0].guidance), (3, 2.0));
+}
+
+#[test]
+fn a_model_without_a_lora_for_few_steps_says_what_it_lacks() {
+    let place = tempfile::tempdir().expect("a folder");
+    let message = |model: &Path| {
+        let opened = builder().few_steps().open(model);
+        opened.expect_err("refused").to_string()
+    };
+    let plain = message(&tiny());
+    assert!(plain.contains("has no LoRA for few steps"), "{plain}");
+    let missing = message(&with_few_steps(place.path(), "other.safetensors"));
+    assert!(missing.contains("names `other.safetensors`"), "{missing}");
+    let outside = message(&with_few_steps(place.path(), "../few-steps.safetensors"));
+    assert!(
+        outside.contains("names `../few-steps.safetensors`"),
+        "{outside}"
+    );
+}

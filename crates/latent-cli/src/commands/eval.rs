@@ -82,6 +82,9 @@ struct Generation {
     /// Seed of the first picture; the others follow.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Draw in few steps without guidance, as `latent generate --fast`.
+    #[arg(long)]
+    fast: bool,
     /// Steps of the sampler [default: the model's].
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
@@ -190,7 +193,9 @@ struct Measured<'a> {
 
 impl Generation {
     fn run(self, terminal: &Terminal) -> Result<(), Fault> {
-        let pipeline = open::pipeline(&self.model, terminal)?;
+        let pipeline = open::pipeline_with(&self.model, terminal, |builder| {
+            Ok(open::perhaps_fast(builder, self.fast))
+        })?;
         let (compute, _) = open::compute(&self.model.compute)?;
         let judge = Judge::open(&self.judge, &compute)?;
         let options = GenerationOptions {

@@ -47,6 +47,11 @@ pub(crate) fn pipeline_with(
     Ok(pipeline)
 }
 
+/// With the model's own LoRA for few steps, where that is wanted.
+pub(crate) fn perhaps_fast(builder: latent::Builder, fast: bool) -> latent::Builder {
+    if fast { builder.few_steps() } else { builder }
+}
+
 /// A second pipeline beside that of `model`, on the same device.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Said, latent, picture, run, said, text, tiny_model};
+use crate::support::{Said, copied, latent, picture, run, said, text, tiny_model};
 
 /// A picture of the tiny model, drawn with `flags`.
 fn drawn(folder: &Path, name: &str, flags: &[&str]) -> PathBuf {
@@ -43,6 +43,28 @@ fn assert_same(one: &Path, other: &Path) {
         one.display(),
         other.display()
     );
+}
+
+#[test]
+fn a_picture_drawn_fast_is_drawn_fast_again() {
+    let place = tempfile::tempdir().expect("a folder");
+    let [model, first, second] = ["model", "first.png", "second.png"].map(|n| place.path().join(n));
+    copied(&tiny_model(), &model);
+    let lora = tiny_model().join("../adapters/lora_kohya.safetensors");
+    fs::copy(lora, model.join("few.safetensors")).expect("copied");
+    let defaults = r#"{"steps": 5, "few_steps": {"lora": "few.safetensors", "steps": 2}}"#;
+    fs::write(model.join("latent.json"), defaults).expect("written");
+    let common = ["--model", text(&model), "-o"];
+    let generate = ["generate", "a red fox", "--fast", "--device", "cpu"];
+    let drawn = latent().args(generate).args(common).arg(&first).output();
+    assert!(drawn.expect("runs").status.success());
+    let mut again = latent();
+    again
+        .args(["reproduce", text(&first)])
+        .args(common)
+        .arg(&second);
+    said(again.env("LATENT_DEVICE", "cpu")).fine();
+    assert_same(&first, &second);
 }
 
 /// Wishes as flags of `latent generate`.

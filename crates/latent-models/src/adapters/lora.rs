@@ -132,7 +132,14 @@ impl Lora {
     /// # Errors
     /// [`ModelError::Format`]; [`ModelError::Adapter`] if it holds no factors.
     pub fn open(path: &Path) -> Result<Self> {
-        let weights = Weights::open(path)?;
+        Self::of(Weights::open(path)?)
+    }
+
+    /// Of a file that is open.
+    ///
+    /// # Errors
+    /// [`ModelError::Adapter`] if it holds no factors.
+    pub fn of(weights: Weights) -> Result<Self> {
         let mut layers: BTreeMap<String, BTreeMap<&'static str, String>> = BTreeMap::new();
         let mut strangers = Vec::new();
         for name in weights.names() {
@@ -153,7 +160,7 @@ impl Lora {
                 |kind| format!("is no LoRA but {kind}; {}", kind.use_with()),
             );
             return Err(ModelError::Adapter {
-                path: path.to_path_buf(),
+                path: weights.path().to_path_buf(),
                 reason: found,
             });
         }

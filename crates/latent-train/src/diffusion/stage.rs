@@ -114,6 +114,7 @@ impl DiffusionStage {
             guidance: samples.guidance,
             sampler: Some(samples.sampler.clone()),
             classes: self.loader.pictures.data().classes().to_vec(),
+            few_steps: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use latent_sampling::guidance::{ApgSpace, Interval, Method};
 use latent_sampling::{Compat, SCHEDULES, Sampler, find_joined, find_schedule};
 
 use super::{NamedLora, NamedModel, Recipe, Tool, bare_name};
+use crate::adapters::FEW_STEPS;
 use crate::{FeatureCache, Hires, MicroConditioning, Upscaler, Variation};
 
 /// The last line is one of settings if it has so many pairs.
@@ -439,6 +440,7 @@ impl Reader {
                     Some(lora) => self.recipe.loras.push(lora),
                     None => self.unknown("Adapters", adapter),
                 },
+                _ if adapter == FEW_STEPS => self.recipe.few_steps = true,
                 "embedding" => self
                     .recipe
                     .wants(format!("the embedding `{rest}`"), "embedding"),

@@ -89,6 +89,8 @@ pub struct Recipe {
     pub request: Request,
     /// The model that it was drawn with; the one inside the program is `built-in`.
     pub model: Option<NamedModel>,
+    /// Whether it drew in few steps, with the LoRA that its folder has for that.
+    pub few_steps: bool,
     /// What was merged into it.
     pub loras: Vec<NamedLora>,
     /// How products were computed, as `--precision` has it; Latent's pictures say it.
@@ -143,6 +145,7 @@ impl Recipe {
             tool,
             request: Request::default(),
             model: None,
+            few_steps: false,
             loras: Vec::new(),
             precision: None,
             unmatched: Vec::new(),

@@ -15,6 +15,8 @@ const NEED: &[(&str, &[&str])] = &[
     ("pag-layers", &["pag"]),
     ("cache-branch", &["cache-interval"]),
 ];
+/// Flags without a value.
+const SWITCHES: &[&str] = &["fast"];
 /// One letter for a long name.
 const SHORT: &[(&str, &str)] = &[("-m", "model"), ("-o", "output")];
 
@@ -140,6 +142,12 @@ impl Flags {
         self.0.push((name, value));
     }
 
+    /// A flag without a value.
+    pub(super) fn switch(&mut self, name: &'static str) {
+        debug_assert!(SWITCHES.contains(&name), "it has a value");
+        self.set(name, String::new());
+    }
+
     /// Leaves out what stronger flags say, and what means nothing without a flag that nobody gives.
     pub(super) fn give_way_to(&mut self, stronger: &[String]) {
         let given: Vec<String> = names(stronger).collect();
@@ -164,7 +172,9 @@ impl Flags {
             command.push(prompt.to_owned());
         }
         for (name, value) in &self.0 {
-            if value.starts_with('-') || value.is_empty() {
+            if SWITCHES.contains(name) {
+                command.push(format!("--{name}"));
+            } else if value.starts_with('-') || value.is_empty() {
                 command.push(format!("--{name}={value}"));
             } else {
                 command.extend([format!("--{name}"), value.clone()]);

@@ -68,6 +68,9 @@ impl Reproduce {
         if let Some(precision) = &recipe.precision {
             flags.set("precision", precision.clone());
         }
+        if recipe.few_steps {
+            flags.switch("fast");
+        }
         if !flags::names(&self.more).any(|name| name == "lora") {
             self.add_loras(&recipe, &mut flags, &mut unmatched);
         }
