@@ -21,17 +21,33 @@ from diffusers import (DDIMScheduler, DDPMScheduler, DiffusionPipeline, DPMSolve
                        UniPCMultistepScheduler)
 from safetensors.torch import load_file
 
+# Each with keys that its name stands for, and keys that hold unless the folder's scheduler is of the same class or, the
+# first, states them. Latents are not bounded: published folders state `clip_sample: false`, and diffusers' Stable Diffusion
+# pipelines switch it off when they are made, but not when a scheduler is put in its place later. Multistep solvers keep their
+# even spacing, as their results in the field do.
+UNBOUNDED = {"clip_sample": False}
+EVEN = {"timestep_spacing": "linspace"}
 SAMPLERS = {
-    "ddim": (DDIMScheduler, {}),
-    "ddpm": (DDPMScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "euler_a": (EulerAncestralDiscreteScheduler, {}),
-    "heun": (HeunDiscreteScheduler, {}),
-    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
-    "dpmpp_2m_karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
-    "unipc": (UniPCMultistepScheduler, {}),
+    "ddim": (DDIMScheduler, {}, UNBOUNDED),
+    "ddpm": (DDPMScheduler, {}, UNBOUNDED),
+    "euler": (EulerDiscreteScheduler, {}, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}, {}),
+    "heun": (HeunDiscreteScheduler, {}, {}),
+    "pndm": (PNDMScheduler, {}, {"skip_prk_steps": True}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {}, EVEN),
+    "dpmpp_2m_karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, EVEN),
+    "unipc": (UniPCMultistepScheduler, {}, EVEN),
 }
+
+
+def scheduler(name, folder):
+    """The sampler of that name for a model whose folder has the given scheduler."""
+    kind, own, other = SAMPLERS[name]
+    if kind is type(folder):
+        other = {}
+    stated = lambda key: key in folder.config and key not in folder.config.get("_use_default_values", [])
+    kept = {key: value for key, value in other.items() if other is EVEN or not stated(key)}
+    return kind.from_config(folder.config, **kept, **own)
 
 
 def main():
@@ -53,8 +69,7 @@ def main():
     if a.lora:
         pipeline.load_lora_weights(a.lora)
     pipeline.set_progress_bar_config(disable=True)
-    kind, more = SAMPLERS[a.sampler]
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **more)
+    pipeline.scheduler = scheduler(a.sampler, pipeline.scheduler)
     ours = load_file(a.latents)["latents"]
     scale = pipeline.vae_scale_factor
     call = dict(prompt=a.prompt, negative_prompt=a.negative, num_inference_steps=a.steps, guidance_scale=a.guidance,

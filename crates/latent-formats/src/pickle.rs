@@ -94,11 +94,11 @@ fn read_legacy(bytes: &[u8]) -> Result<Table, String> {
 fn storages_behind(
     bytes: &[u8],
     mut at: usize,
-    keys: &[String],
-    widths: &HashMap<String, usize>,
+    keys: &[&str],
+    widths: &HashMap<&str, usize>,
 ) -> Result<Places, String> {
     let mut places = Places::new();
-    for key in keys {
+    for &key in keys {
         let cut = || format!("it ends inside of storage `{key}`; it was cut, fetch it again");
         let count = bytes
             .get(at..at + 8)
@@ -111,7 +111,7 @@ fn storages_behind(
         if bytes.len() - at < len {
             return Err(cut());
         }
-        places.insert(key.clone(), (at, len));
+        places.insert(key.to_string(), (at, len));
         at += len;
     }
     Ok(places)

@@ -76,6 +76,17 @@ pub(crate) fn need_sizes(sizes: &[(&str, usize)]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What several models ask of their counts of layers: models are built layer by layer, before their weights say how many
+/// there are.
+pub(crate) fn need_layers(counts: &[(&str, usize)]) -> Result<(), Fault> {
+    for &(key, count) in counts {
+        need((1..=256).contains(&count), key, || {
+            format!("is {count}; between 1 and 256 layers can be built")
+        })?;
+    }
+    Ok(())
+}
+
 /// One number for every level, or one for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -158,7 +169,7 @@ impl Depths {
                     )
                 })?;
             }
-            (0..blocks).try_for_each(|block| need_sizes(&[(key, self.at(level, block))]))?;
+            (0..blocks).try_for_each(|block| need_layers(&[(key, self.at(level, block))]))?;
         }
         Ok(())
     }

@@ -60,4 +60,4 @@ pub use unet::{
     DownBlockType, IpAdapter, Leading, MidBlockType, Reads, Residuals, TextTime, TokenMerging,
     UNet2dCondition, UNet2dConditionConfig, UNetCondition, UpBlockType,
 };
-pub use weights::read_parameter;
+pub use weights::{read_parameter, written_name};

@@ -145,8 +145,8 @@ const OLD_ATTENTION: &[(&str, &str)] = &[
 /// Buffers that older releases stored and nobody needs.
 const NEEDLESS: &[&str] = &["position_ids"];
 
-/// The name that files we write give the parameter at `path`.
-pub(crate) fn written_name(path: &str) -> String {
+/// The name that files we write give the parameter at `path` of one of this crate's models: diffusers' or transformers'.
+pub fn written_name(path: &str) -> String {
     RENAMED
         .iter()
         .fold(path.to_owned(), |name, (ours, theirs)| {

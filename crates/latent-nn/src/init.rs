@@ -1,7 +1,7 @@
 //! How a new layer's weights start: drawn from a seed, or empty because a file is read next.
 
 use burn::module::{Param, ParamId};
-use burn::tensor::Tensor;
+use burn::tensor::{Shape, Tensor};
 use latent_kernels::Precision;
 use rayon::prelude::*;
 
@@ -14,7 +14,7 @@ use crate::philox::Philox;
 #[derive(Debug)]
 pub struct Init {
     compute: Compute,
-    /// `None` leaves weights zero.
+    /// `None` leaves weights unmade.
     generator: Option<Philox>,
     /// Next unused block of the generator.
     block: u64,
@@ -30,7 +30,8 @@ impl Init {
         }
     }
 
-    /// Zeros: for a model whose weights are loaded next. Costs no time and, until written, no memory.
+    /// Names and shapes: for a model whose weights are loaded next. Costs neither time nor memory, so a config may ask for
+    /// any sizes; a weight that is looked at all the same is zero, or the constant it starts at.
     pub fn empty(compute: &Compute) -> Self {
         Self {
             compute: compute.clone(),
@@ -71,6 +72,9 @@ impl Init {
 
     /// `value` everywhere.
     pub fn constant<const D: usize>(&mut self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
+        if self.generator.is_none() {
+            return self.unmade(shape, value);
+        }
         self.param(vec![value; shape.iter().product()], shape)
     }
 
@@ -89,21 +93,40 @@ impl Init {
         shape: [usize; D],
         values_of: impl Fn([u32; 4]) -> [f32; 4] + Sync,
     ) -> Param<Tensor<D>> {
+        let Some(generator) = &self.generator else {
+            return self.unmade(shape, 0.0);
+        };
         let mut values = vec![0.0; shape.iter().product()];
-        if let Some(generator) = &self.generator {
-            let first = self.block;
-            // A counter names each block of four, so any thread may draw any block.
-            values
-                .par_chunks_mut(4)
-                .enumerate()
-                .with_min_len(1 << 12)
-                .for_each(|(i, four)| {
-                    let drawn = values_of(generator.block(first + i as u64));
-                    four.copy_from_slice(&drawn[..four.len()]);
-                });
-            self.block += values.len().div_ceil(4) as u64;
-        }
+        let first = self.block;
+        // A counter names each block of four, so any thread may draw any block.
+        values
+            .par_chunks_mut(4)
+            .enumerate()
+            .with_min_len(1 << 12)
+            .for_each(|(i, four)| {
+                let drawn = values_of(generator.block(first + i as u64));
+                four.copy_from_slice(&drawn[..four.len()]);
+            });
+        self.block += values.len().div_ceil(4) as u64;
         self.param(values, shape)
+    }
+
+    /// `value` everywhere, once somebody looks.
+    fn unmade<const D: usize>(&self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
+        Param::uninitialized(
+            ParamId::new(),
+            move |device, tracked| {
+                let tensor = Tensor::full(shape, value, device);
+                if tracked {
+                    tensor.require_grad()
+                } else {
+                    tensor
+                }
+            },
+            self.compute.device.clone(),
+            self.compute.device.is_autodiff(),
+            Shape::from(shape),
+        )
     }
 
     fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
@@ -155,6 +178,16 @@ mod tests {
         let mut init = init(3);
         let (first, second) = (init.normal([64], 1.0), init.normal([64], 1.0));
         assert_ne!(to_host(first.val()).0, to_host(second.val()).0);
+    }
+
+    #[test]
+    fn an_empty_model_takes_no_memory_until_somebody_looks() {
+        let mut init = Init::empty(&Compute::cpu(Precision::F32));
+        // Four tebibytes.
+        let vast = init.uniform([1 << 20, 1 << 20], 1.0);
+        assert_eq!(*vast.lazy_shape(), [1 << 20, 1 << 20]);
+        assert_eq!(to_host(init.ones([3]).val()).0, [1.0; 3]);
+        assert_eq!(to_host(init.normal([3], 1.0).val()).0, [0.0; 3]);
     }
 
     #[test]

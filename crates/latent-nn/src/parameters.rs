@@ -67,7 +67,7 @@ pub fn named_parameters<M: Module>(module: &M) -> Vec<Named> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             self.found.push(Named {
                 path: self.path.join(),
-                shape: param.dims().to_vec(),
+                shape: param.lazy_shape().to_vec(),
             });
         }
     }
@@ -203,14 +203,17 @@ pub fn fill_parameters<M: Module, E>(
                 return param;
             }
             let stays = D > 1 && STAYING.contains(&self.layer.as_str());
-            match (self.read)(&self.path.join(), &param.dims()) {
-                Ok(Values::Read(values)) => param.map(|tensor| replaced(tensor, values)),
-                Ok(Values::Stored(stored)) => param.map(|tensor| {
-                    if stays && is_plain_host(&tensor.device()) {
-                        stay(stored, tensor.dims())
-                    } else {
-                        replaced(tensor, stored.to_f32())
-                    }
+            let (shape, device) = (param.lazy_shape(), param.lazy_device());
+            match (self.read)(&self.path.join(), &shape) {
+                Ok(Values::Stored(stored)) if stays && is_plain_host(&device) => {
+                    with_value(param, |shape, _| stay(stored, shape))
+                }
+                Ok(values) => with_value(param, |shape, place| {
+                    let values = match values {
+                        Values::Read(values) => values,
+                        Values::Stored(stored) => stored.to_f32(),
+                    };
+                    placed(values, shape, place)
                 }),
                 Err(error) => {
                     self.failed = Some(error);
@@ -255,12 +258,40 @@ fn stay<const D: usize>(stored: Arc<dyn Stored>, shape: [usize; D]) -> Tensor<D>
     Tensor::from_primitive::<Flex>(tensor)
 }
 
+/// The device of a parameter, and whether it is trained.
+type Place<'a> = (&'a Device, bool);
+
+/// The parameter with another value of its shape; one that nobody made yet is not made now.
+fn with_value<const D: usize>(
+    param: Param<Tensor<D>>,
+    value: impl FnOnce([usize; D], Place<'_>) -> Tensor<D>,
+) -> Param<Tensor<D>> {
+    if param.is_initialized() {
+        return param.map(|tensor| {
+            let (shape, tracked, device) =
+                (tensor.dims(), tensor.is_require_grad(), tensor.device());
+            drop(tensor);
+            value(shape, (&device, tracked))
+        });
+    }
+    let device = param.lazy_device();
+    let value = value(param.lazy_shape().dims(), (&device, device.is_autodiff()));
+    Param::initialized(param.id, value)
+}
+
 /// `values` in the place of `tensor`: same shape, device and gradient requirement.
 pub(crate) fn replaced<const D: usize>(tensor: Tensor<D>, values: Vec<f32>) -> Tensor<D> {
-    let (tracked, device) = (tensor.is_require_grad(), tensor.device());
-    let data = TensorData::new(values, tensor.dims());
+    let (shape, tracked, device) = (tensor.dims(), tensor.is_require_grad(), tensor.device());
     drop(tensor);
-    let tensor = Tensor::from_data(data, &device);
+    placed(values, shape, (&device, tracked))
+}
+
+fn placed<const D: usize>(
+    values: Vec<f32>,
+    shape: [usize; D],
+    (device, tracked): Place<'_>,
+) -> Tensor<D> {
+    let tensor = Tensor::from_data(TensorData::new(values, shape), device);
     if tracked {
         tensor.require_grad()
     } else {

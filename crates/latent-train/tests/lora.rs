@@ -397,6 +397,53 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
     }
 }
 
+/// A folder of `base` whose U-Net is that of `unet`.
+fn with_unet_of(base: &Path, unet: &Path, folder: &Path) {
+    for part in ["", "unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
+        let from = if part == "unet" { unet } else { base };
+        fs::create_dir_all(folder.join(part)).expect("a folder");
+        for entry in fs::read_dir(from.join(part)).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                let name = path.file_name().expect("a name");
+                fs::copy(&path, folder.join(part).join(name)).expect("copied");
+            }
+        }
+    }
+}
+
+#[test]
+fn models_that_see_more_or_were_distilled_are_refused_by_family_with_what_to_train_on() {
+    let root = tempfile::tempdir().expect("a folder");
+    let root = root.path();
+    let (sd1, lcm) = (model("sd1-tiny"), root.join("lcm"));
+    with_unet_of(&sd1, &model("lcm-tiny"), &lcm);
+    let inpainting = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../latent/tests/fixtures")
+        .join("sd1-inpaint-tiny");
+    let on_its_origin = "train on the model it was made from: the LoRA fits both";
+    for (model, family, advice) in [
+        (&lcm, "lcm", on_its_origin),
+        (&inpainting, "sd1-inpaint", on_its_origin),
+        (
+            &model("sdxl-refiner-tiny"),
+            "sdxl-refiner",
+            "train on the base model",
+        ),
+    ] {
+        let error = train(&config(root, model, 2, "", "")).expect_err("refused");
+        let message = error.to_string();
+        assert!(
+            message.contains(family) && message.contains(advice),
+            "{message}"
+        );
+        assert!(
+            message.contains(&*model.to_string_lossy()) && !root.join("mine").exists(),
+            "{message}"
+        );
+    }
+}
+
 #[test]
 fn values_that_cannot_work_are_refused_with_their_key() {
     let root = tempfile::tempdir().expect("a folder");

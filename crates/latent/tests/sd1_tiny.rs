@@ -12,6 +12,13 @@ fn every_run_equals_diffusers() {
     SD1.check_all(&SD1.pipeline());
 }
 
+/// The folder's scheduler is of another class and does not state all keys: latents are not bounded in any case, as in
+/// diffusers' pipelines when they are made with such a scheduler, and multistep solvers keep their even spacing.
+#[test]
+fn a_sampler_named_alone_draws_what_diffusers_drew_under_that_name() {
+    SD1.check_names(&SD1.pipeline());
+}
+
 /// The checkpoint of the same weights in the layout that Stable Diffusion 1 was published in, half precision; every
 /// weight fits in half precision, so the numbers are the same.
 #[test]

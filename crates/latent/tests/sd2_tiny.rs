@@ -14,6 +14,13 @@ fn every_run_equals_diffusers() {
     SD2.check_all(&SD2.pipeline());
 }
 
+/// The folder's scheduler is of another class and does not state all keys: latents are not bounded in any case, as in
+/// diffusers' pipelines when they are made with such a scheduler, and multistep solvers keep their even spacing.
+#[test]
+fn a_sampler_named_alone_draws_what_diffusers_drew_under_that_name() {
+    SD2.check_names(&SD2.pipeline());
+}
+
 #[test]
 fn every_run_from_a_checkpoint_of_one_file_equals_diffusers() {
     SD2.check_all(&SD2.single(&SD2.folder().join("model_ldm.safetensors")));

@@ -26,6 +26,13 @@ fn every_run_equals_diffusers() {
     BASE.check_all(&BASE.pipeline());
 }
 
+/// The folder's scheduler is of another class and does not state all keys: latents are not bounded in any case, as in
+/// diffusers' pipelines when they are made with such a scheduler, and multistep solvers keep their even spacing.
+#[test]
+fn a_sampler_named_alone_draws_what_diffusers_drew_under_that_name() {
+    BASE.check_names(&BASE.pipeline());
+}
+
 #[test]
 fn the_refiner_goes_on_from_latents_as_diffusers_does() {
     let run = &REFINER.cases()[RUN];

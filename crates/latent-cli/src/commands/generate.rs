@@ -195,21 +195,24 @@ impl Generate {
         profiled.map_or(Ok(()), |parts| profile::report(&parts, terminal))
     }
 
-    /// The pipeline of the flags, in another precision if one is given, with the refiner and what is laid over it.
+    /// The pipeline of the flags, opened again in another precision if one is given, with the refiner and what is laid over it.
     fn open_with(
         &self,
         (precision, prompted): (Option<Precision>, &[(PathBuf, Strength)]),
         terminal: &Terminal,
     ) -> Result<Pipeline, Fault> {
         let mut model = self.model.clone();
-        if let Some(precision) = precision {
-            model.compute.precision = precision.into();
-        }
-        let lay = |builder| {
+let lay = |builder| {
             let builder = open::perhaps_fast(builder, self.fast);
             self.adapters.onto(builder, prompted)
         };
-        let pipeline = open::pipeline_with(&model, terminal, lay)?;
+        let pipeline = match precision {
+            Some(precision) => {
+                model.compute.precision = precision.into();
+                open::again(&model, terminal, lay)?
+            }
+            None => open::pipeline_with(&model, terminal, lay)?,
+        };
         Ok(match &self.sdxl.refiner {
             Some(path) => pipeline.with_refiner(open::beside(&model, path, terminal)?)?,
             None => pipeline,

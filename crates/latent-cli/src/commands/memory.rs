@@ -11,7 +11,10 @@ use crate::terminal::Terminal;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MemoryFlags {
     /// Memory that drawing may take, as 2GiB or 900MB: what does not fit is drawn with networks released after use, by
-    /// bands, with weights in bf16 or in 8 bits, in this order as far as needed; on a CPU.
+    /// bands, with weights in bf16 or in 8 bits, in this order as far as needed; on a CPU. Counted is what the program
+    /// cannot give back: its own code, results, packed weights. Pages of the weights' file are not, of which one tensor at a
+    /// time is read: the system takes them back when it needs them, but shows them as the program's (some 15 MiB for
+    /// the built-in model, up to 60 MiB for Stable Diffusion in f16).
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub(crate) max_memory: Option<usize>,
 }

@@ -27,6 +27,22 @@ pub(crate) fn pipeline_with(
     terminal: &Terminal,
     lay: impl FnOnce(latent::Builder) -> Result<latent::Builder, Fault>,
 ) -> Result<Pipeline, Fault> {
+    let pipeline = again(model, terminal, lay)?;
+    if model.compute.device == "auto" {
+        terminal.note(format_args!("device: {}", pipeline.device_name()));
+    }
+    Ok(pipeline)
+}
+
+/// [`pipeline_with`] for a model that was opened before, in another precision: its device is known.
+///
+/// # Errors
+/// As [`pipeline_with`].
+pub(crate) fn again(
+    model: &Model,
+    terminal: &Terminal,
+    lay: impl FnOnce(latent::Builder) -> Result<latent::Builder, Fault>,
+) -> Result<Pipeline, Fault> {
     let opening = Opening::new(terminal, "opening the model");
     let mut builder = lay(builder(model, &opening))?;
     if let Some(config) = &model.config {
@@ -40,11 +56,7 @@ pub(crate) fn pipeline_with(
         None => builder.builtin(),
     };
     opening.end();
-    let pipeline = opened?;
-    if model.compute.device == "auto" {
-        terminal.note(format_args!("device: {}", pipeline.device_name()));
-    }
-    Ok(pipeline)
+    Ok(opened?)
 }
 
 /// With the model's own LoRA for few steps, where that is wanted.

@@ -113,6 +113,37 @@ fn a_picture_in_little_memory_has_the_bytes_of_one_in_much_and_what_it_does_with
 }
 
 #[test]
+fn the_device_is_said_once_however_many_ways_are_tried() {
+    let model = tiny_model();
+    let mut flags = flags("plan", text(&model), &["--rate", "1", "--json"]);
+    flags.retain(|flag| !["--device", "cpu"].contains(flag));
+    let said = run(flags.clone()).fine();
+    let ways = said.json();
+    let tried: std::collections::BTreeSet<_> = ways
+        .iter()
+        .filter_map(|line| line["precision"].as_str().map(str::to_owned))
+        .collect();
+    assert!(tried.len() > 1, "no other precision was tried: {tried:?}");
+    assert_eq!(
+        said.stderr.matches("device: ").count(),
+        1,
+        "{}",
+        said.stderr
+    );
+    // The smallest of all needs the last way.
+    flags[0] = "generate";
+    flags.retain(|flag| !["--rate", "1", "--json"].contains(flag));
+    flags.extend(["--max-memory", "1MiB"]);
+    let said = run(flags);
+    assert_eq!(
+        (said.code, said.stderr.matches("device: ").count()),
+        (2, 1),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
 fn what_cannot_fit_is_refused_with_what_would() {
     let model = tiny_model();
     let said = run(flags("generate", text(&model), &["--max-memory", "1MiB"]));

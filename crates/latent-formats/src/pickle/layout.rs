@@ -10,8 +10,12 @@ pub(super) type Places = HashMap<String, (usize, usize)>;
 
 /// Containers within containers; a pickle can make one that holds itself.
 const DEPTH: usize = 16;
-/// Values at most: shared containers can multiply without end.
+/// Values at most, however long the pickle: shared containers can multiply without end.
 const MAX_VALUES: usize = 1_000_000;
+/// Values that a short pickle may have; beyond, one for each of its bytes. A tensor takes some fifty.
+const FEW_VALUES: usize = 1 << 10;
+/// Bytes that names and texts may take for each byte of the pickle, which recalls them with two.
+const TEXT_PER_BYTE: usize = 64;
 
 /// The tensors under `state_dict`, else all, nested names joined by dots.
 pub(super) fn flatten(machine: &Machine, root: usize, places: &Places) -> Result<Table, String> {
@@ -19,7 +23,8 @@ pub(super) fn flatten(machine: &Machine, root: usize, places: &Places) -> Result
         machine,
         places,
         table: Table::default(),
-        seen: 0,
+        values: machine.read().clamp(FEW_VALUES, MAX_VALUES),
+        text: TEXT_PER_BYTE * (machine.read() + FEW_VALUES),
     };
     let state = machine.dict_value(root, "state_dict");
     walk.add("", state.unwrap_or(root), 0)?;
@@ -38,8 +43,10 @@ struct Walk<'a> {
     machine: &'a Machine,
     places: &'a Places,
     table: Table,
-    /// Values met.
-    seen: usize,
+    /// Values that may still be met.
+    values: usize,
+    /// Bytes of names and texts that may still be met.
+    text: usize,
 }
 
 impl Walk<'_> {
@@ -47,10 +54,11 @@ impl Walk<'_> {
         if depth > DEPTH {
             return Err(format!("`{name}` is nested deeper than {DEPTH}"));
         }
-        self.seen += 1;
-        if self.seen > MAX_VALUES {
-            return Err(format!("it has more than {MAX_VALUES} values"));
-        }
+        let left = self
+            .values
+            .checked_sub(1)
+            .zip(self.text.checked_sub(name.len()));
+        (self.values, self.text) = left.ok_or_else(multiplied)?;
         match self.machine.value(place) {
             Value::Dict(pairs) => {
                 for &(key, value) in pairs {
@@ -69,7 +77,10 @@ impl Walk<'_> {
                 let entry = entry.map_err(|reason| format!("tensor `{name}`: {reason}"))?;
                 self.table.entries.push((name.to_string(), entry));
             }
-            Value::Text(text) => self.note(name, text.clone()),
+            Value::Text(text) => {
+                self.text = self.text.checked_sub(text.len()).ok_or_else(multiplied)?;
+                self.note(name, text.clone());
+            }
             Value::Int(number) => self.note(name, number.to_string()),
             Value::Float(number) => self.note(name, number.to_string()),
             Value::Bool(value) => self.note(name, value.to_string()),
@@ -90,6 +101,11 @@ impl Walk<'_> {
             _ => None,
         }
     }
+}
+
+/// What a pickle is refused for whose few containers stand in one another again and again.
+fn multiplied() -> String {
+    "it has more values, or longer names, than a pickle of its size should make; take the safetensors file".to_string()
 }
 
 fn join(name: &str, key: &str) -> String {

@@ -90,6 +90,11 @@ pub(super) struct Tensor {
 
 /// Values at most, so that a small file cannot fill the memory.
 const MAX_VALUES: usize = 20_000_000;
+/// Items that may be copied for each byte that was read: what is recalled takes two bytes and may be long, so a file could
+/// else make the square of its size. Files of PyTorch stay below one.
+const COPIES_PER_BYTE: usize = 8;
+/// What short pickles may copy beyond that.
+const FEW_COPIES: usize = 1 << 12;
 
 /// Runs a pickle. Values live as long as the machine.
 #[derive(Default)]
@@ -98,6 +103,10 @@ pub(super) struct Machine {
     stack: Vec<usize>,
     marks: Vec<usize>,
     memo: HashMap<usize, usize>,
+    /// Bytes of all that ran.
+    read: usize,
+    /// Items of containers, and bytes of keys, that stand in more than one value.
+    copied: usize,
 }
 
 /// The bytes of a pickle, read from the front.
@@ -173,9 +182,13 @@ impl Machine {
         loop {
             let operation = code.byte()?;
             if operation == b'.' {
+                self.read += code.at;
                 return Ok((self.pop()?, code.at));
             }
             self.step(operation, &mut code)?;
+            if self.copied > COPIES_PER_BYTE * code.at + FEW_COPIES {
+                return Err("its pickle multiplies its values, which no tensor needs".to_string());
+            }
             if self.heap.len() > MAX_VALUES {
                 return Err(format!("its pickle builds more than {MAX_VALUES} values"));
             }
@@ -312,28 +325,38 @@ impl Machine {
     /// "Calls" one of the known names.
     fn call(&mut self) -> Result<(), String> {
         let (arguments, callee) = (self.pop()?, self.pop()?);
-        let Value::Tuple(arguments) = self.heap[arguments].clone() else {
+        let Value::Tuple(arguments) = &self.heap[arguments] else {
             return Err("its pickle calls a name without a tuple of arguments".to_string());
         };
-        let value = match self.heap[callee] {
+        let (value, copied) = match self.heap[callee] {
             Value::Global(Global::OrderedDict) => match arguments.first() {
-                None => Value::Dict(Vec::new()),
-                Some(&items) => self.dict_of_pairs(items)?,
+                None => (Value::Dict(Vec::new()), 0),
+                Some(&items) => {
+                    let pairs = self.dict_of_pairs(items)?;
+                    let copied = pairs.len();
+                    (Value::Dict(pairs), copied)
+                }
             },
-            Value::Global(Global::RebuildTensor) => Value::Tensor(self.tensor(&arguments)?),
-            Value::Global(Global::RebuildParameter | Global::Size) => {
-                let first = arguments.first().ok_or("a tensor in it has no data")?;
-                self.heap[*first].clone()
+            Value::Global(Global::RebuildTensor) => {
+                let tensor = self.tensor(arguments)?;
+                let copied = tensor.storage.key.len() + 2 * tensor.shape.len();
+                (Value::Tensor(tensor), copied)
             }
-            Value::Global(Global::Ignored) | Value::Ignored => Value::Ignored,
+            Value::Global(Global::RebuildParameter | Global::Size) => {
+                let first = *arguments.first().ok_or("a tensor in it has no data")?;
+                self.stack.push(first);
+                return Ok(());
+            }
+            Value::Global(Global::Ignored) | Value::Ignored => (Value::Ignored, 0),
             _ => return Err("its pickle calls what is no function".to_string()),
         };
+        self.copied += copied;
         self.push(value);
         Ok(())
     }
 
     /// `OrderedDict([[key, value], ...])`, as Python 2 wrote it.
-    fn dict_of_pairs(&self, items: usize) -> Result<Value, String> {
+    fn dict_of_pairs(&self, items: usize) -> Result<Vec<(usize, usize)>, String> {
         let mut dict = Vec::new();
         for &pair in self.items(items).unwrap_or_default() {
             match self.items(pair) {
@@ -341,7 +364,7 @@ impl Machine {
                 _ => return Err("a dictionary in it is not made of pairs".to_string()),
             }
         }
-        Ok(Value::Dict(dict))
+        Ok(dict)
     }
 
     fn tensor(&self, arguments: &[usize]) -> Result<Tensor, String> {
@@ -387,6 +410,7 @@ impl Machine {
             _ => None,
         };
         let storage = storage.ok_or("it names a storage in a way of its own")?;
+        self.copied += storage.key.len();
         self.push(Value::Storage(storage));
         Ok(())
     }
@@ -399,6 +423,11 @@ impl Machine {
             Value::Dict(_) | Value::Tensor(_) | Value::Ignored => Ok(()),
             _ => Err("its pickle sets attributes on what has none".to_string()),
         }
+    }
+
+    /// Bytes of the pickles that ran to their end.
+    pub(super) fn read(&self) -> usize {
+        self.read
     }
 
     pub(super) fn value(&self, place: usize) -> &Value {
@@ -446,19 +475,16 @@ impl Machine {
     }
 
     /// The texts of a list.
-    pub(super) fn texts(&self, place: usize) -> Result<Vec<String>, String> {
+    pub(super) fn texts(&self, place: usize) -> Result<Vec<&str>, String> {
         let items = self.items(place).ok_or("its list of storages is no list")?;
-        let texts = items
-            .iter()
-            .map(|&item| self.text(item).map(str::to_string));
-        let texts: Option<Vec<String>> = texts.collect();
+        let texts: Option<Vec<&str>> = items.iter().map(|&item| self.text(item)).collect();
         texts.ok_or_else(|| "its list of storages is not one of texts".to_string())
     }
 
     /// Bytes per value of every storage that was named.
-    pub(super) fn storages(&self) -> HashMap<String, usize> {
+    pub(super) fn storages(&self) -> HashMap<&str, usize> {
         let storages = self.heap.iter().filter_map(|value| match value {
-            Value::Storage(storage) => Some((storage.key.clone(), storage.dtype.size())),
+            Value::Storage(storage) => Some((storage.key.as_str(), storage.dtype.size())),
             _ => None,
         });
         storages.collect()

@@ -182,7 +182,25 @@ fn containers_that_multiply_without_end_are_an_error() {
         pickle.push(b'e');
     }
     pickle.push(b'.');
-    assert!(fault(&pickle).contains("more than 1000000 values"));
+    assert!(fault(&pickle).contains("more values"));
+}
+
+#[test]
+fn a_short_pickle_that_recalls_what_is_long_is_an_error() {
+    // A thousand dictionaries made of one list of a thousand pairs.
+    let mut pairs = b"(".to_vec();
+    pairs.extend(b"NN\x86".repeat(1000));
+    pairs.extend(b"lq\x000ccollections\nOrderedDict\nq\x010(");
+    pairs.extend(b"h\x01h\0\x85R".repeat(1000));
+    pairs.extend(b"l.");
+    assert!(fault(&pairs).contains("multiplies its values"));
+    // A thousand dictionaries with one key of six thousand letters.
+    let mut names = b"X\x70\x17\0\0".to_vec();
+    names.extend(b"n".repeat(6000));
+    names.extend(b"q\x000(");
+    names.extend(b"}h\0K\x01s".repeat(1000));
+    names.extend(b"l.");
+    assert!(fault(&names).contains("longer names"));
 }
 
 /// A pickle of one tensor: offset, size and stride of a storage of 8 bytes.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Fault, ModelConfig, need, need_sizes};
+use crate::config::{Fault, ModelConfig, need, need_layers, need_sizes};
 use crate::error::Result;
 
 /// A level of an encoder.
@@ -364,10 +364,8 @@ impl Trunk<'_> {
                 format!("has {count} levels, and `block_out_channels` has {levels}")
             })?;
         }
-        need_sizes(&[
-            ("layers_per_block", self.layers),
-            ("norm_num_groups", self.groups),
-        ])?;
+        need_layers(&[("layers_per_block", self.layers)])?;
+        need_sizes(&[("norm_num_groups", self.groups)])?;
         for &channels in self.channels {
             need_sizes(&[("block_out_channels", channels)])?;
             need(

@@ -9,7 +9,7 @@ use latent_nn::layers::Conv2d;
 use latent_nn::{Compute, Init, ops};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Fault, ModelConfig, need, need_sizes};
+use crate::config::{self, Fault, ModelConfig, need, need_layers, need_sizes};
 use crate::error::{ModelError, Result};
 use crate::files::FileSource;
 use crate::weights::{self, Layout};
@@ -89,17 +89,17 @@ impl ModelConfig for AutoencoderTinyConfig {
         ])?;
         let halves = [
             (
-                "encoder_block_out_channels",
+                ("encoder_block_out_channels", "num_encoder_blocks"),
                 &self.encoder_block_out_channels,
                 &self.num_encoder_blocks,
             ),
             (
-                "decoder_block_out_channels",
+                ("decoder_block_out_channels", "num_decoder_blocks"),
                 &self.decoder_block_out_channels,
                 &self.num_decoder_blocks,
             ),
         ];
-        for (key, channels, blocks) in halves {
+        for ((key, blocks_key), channels, blocks) in halves {
             need((1..=16).contains(&channels.len()), key, || {
                 format!(
                     "has {} levels; between 1 and 16 can be built",
@@ -119,6 +119,8 @@ impl ModelConfig for AutoencoderTinyConfig {
                 || "has levels of several widths; Latent supports one".into(),
             )?;
             need_sizes(&[(key, channels[0])])?;
+            let layers = |&count: &usize| need_layers(&[(blocks_key, count)]);
+            blocks.iter().try_for_each(layers)?;
         }
         let levels = self.num_decoder_blocks.len();
         need(

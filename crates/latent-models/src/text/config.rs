@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Fault, ModelConfig, need, need_sizes};
+use crate::config::{Fault, ModelConfig, need, need_layers, need_sizes};
 use crate::error::Result;
 
 /// `text_encoder/config.json` of a `CLIPTextModel`; absent keys have transformers' defaults.
@@ -105,7 +105,7 @@ impl ClipTextConfig {
 }
 
 /// A fault where the sizes of a transformer's layers do not fit together.
-pub(super) fn need_layers(width: usize, heads: usize, eps: f64) -> Result<(), Fault> {
+pub(super) fn need_heads(width: usize, heads: usize, eps: f64) -> Result<(), Fault> {
     need(width.is_multiple_of(heads), "num_attention_heads", || {
         format!("is {heads}, which does not divide `hidden_size`, {width}")
     })?;
@@ -136,11 +136,11 @@ impl ModelConfig for ClipTextConfig {
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
             ("projection_dim", self.projection_dim),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("max_position_embeddings", self.max_position_embeddings),
         ])?;
-        need_layers(
+        need_layers(&[("num_hidden_layers", self.num_hidden_layers)])?;
+        need_heads(
             self.hidden_size,
             self.num_attention_heads,
             self.layer_norm_eps,
@@ -208,11 +208,11 @@ impl ModelConfig for ImageTowerConfig {
             )
         })?;
         need_sizes(&[
-            ("blocks_per_level", self.blocks_per_level),
             ("norm_num_groups", self.norm_num_groups),
             ("projection_dim", self.projection_dim),
             ("text_hidden_size", self.text_hidden_size.unwrap_or(1)),
         ])?;
+        need_layers(&[("blocks_per_level", self.blocks_per_level)])?;
         need([1, 2].contains(&self.stem_stride), "stem_stride", || {
             format!("is {}; it must be 1 or 2", self.stem_stride)
         })?;

@@ -3,8 +3,8 @@
 use latent_formats::Weights;
 use serde::{Deserialize, Serialize};
 
-use super::config::{HiddenActivation, need_layers};
-use crate::config::{Fault, ModelConfig, need, need_sizes};
+use super::config::{HiddenActivation, need_heads};
+use crate::config::{Fault, ModelConfig, need, need_layers, need_sizes};
 
 /// `image_encoder/config.json` of a `CLIPVisionModelWithProjection`; absent keys have transformers' defaults.
 ///
@@ -143,12 +143,12 @@ impl ModelConfig for ClipVisionConfig {
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
             ("projection_dim", self.projection_dim),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("image_size", self.image_size),
             ("patch_size", self.patch_size),
         ])?;
-        need_layers(
+        need_layers(&[("num_hidden_layers", self.num_hidden_layers)])?;
+        need_heads(
             self.hidden_size,
             self.num_attention_heads,
             self.layer_norm_eps,

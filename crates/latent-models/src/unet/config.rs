@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Counts, Depths, Fault, ModelConfig, need, need_sizes};
+use crate::config::{Counts, Depths, Fault, ModelConfig, need, need_layers, need_sizes};
 use crate::error::Result;
 
 /// `unet/config.json` of a `UNet2DConditionModel`; absent keys have diffusers' defaults.
@@ -251,8 +251,8 @@ impl ModelConfig for UNet2dConditionConfig {
 
     fn check_sizes(&self) -> Result<(), Fault> {
         let levels = self.block_out_channels.len();
-        need(levels > 0, "block_out_channels", || {
-            "is empty; it needs one number per level".into()
+        need((1..=16).contains(&levels), "block_out_channels", || {
+            format!("has {levels} levels; between 1 and 16 can be built")
         })?;
         need(
             self.down_block_types.len() == levels,
@@ -274,11 +274,11 @@ impl ModelConfig for UNet2dConditionConfig {
                 )
             },
         )?;
+        need_layers(&[("layers_per_block", self.layers_per_block)])?;
         need_sizes(&[
             ("sample_size", self.sample_size),
             ("in_channels", self.in_channels),
             ("out_channels", self.out_channels),
-            ("layers_per_block", self.layers_per_block),
             ("norm_num_groups", self.norm_num_groups),
             ("cross_attention_dim", self.cross_attention_dim),
             ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
@@ -309,6 +309,9 @@ impl ModelConfig for UNet2dConditionConfig {
     }
 }
 
+/// Transformer layers of a whole U-Net at most; Stable Diffusion XL has 70.
+const MOST_TRANSFORMERS: usize = 4096;
+
 impl UNet2dConditionConfig {
     fn check_depths(&self) -> Result<(), Fault> {
         const DOWN: &str = "transformer_layers_per_block";
@@ -320,7 +323,7 @@ impl UNet2dConditionConfig {
             .check(DOWN, &down.collect::<Vec<_>>())?;
         let last = self.block_out_channels.len() - 1;
         if self.mid_block_type == Some(MidBlockType::CrossAttention) {
-            need_sizes(&[(DOWN, self.transformer_layers_per_block.at(last, 0))])?;
+            need_layers(&[(DOWN, self.transformer_layers_per_block.at(last, 0))])?;
         }
         let up = self.up_block_types.iter();
         let up: Vec<_> = up
@@ -337,9 +340,15 @@ impl UNet2dConditionConfig {
                 let attending = up.iter().zip((0..=last).rev());
                 attending
                     .filter(|(blocks, _)| blocks.is_some())
-                    .try_for_each(|(_, level)| need_sizes(&[(DOWN, self.depth_up(level, 0))]))
+                    .try_for_each(|(_, level)| need_layers(&[(DOWN, self.depth_up(level, 0))]))
             }
-        }
+        }?;
+        let transformers: usize = self.attention_channels().iter().map(Vec::len).sum();
+        need(transformers <= MOST_TRANSFORMERS, DOWN, || {
+            format!(
+                "makes {transformers} layers in all blocks; {MOST_TRANSFORMERS} at most can be built"
+            )
+        })
     }
 
     fn check_added(&self) -> Result<(), Fault> {

@@ -22,6 +22,10 @@ use burn::tensor::Tensor;
 
 /// A parameter of the same shape and place, all zero.
 fn zeroed<const D: usize>(param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    if !param.is_initialized() {
+        // Of an empty model, whose weights are loaded next.
+        return param;
+    }
     param.map(|tensor| {
         let tracked = tensor.is_require_grad();
         let zeros = Tensor::zeros(tensor.dims(), &tensor.device());

@@ -77,6 +77,22 @@ impl Tiny {
         );
     }
 
+    /// Runs every case that is named as its sampler by that name alone: the rest of the schedule is the folder's.
+    pub(crate) fn check_names(self, pipeline: &Pipeline) {
+        let mut failed = Vec::new();
+        for (name, run) in self.cases() {
+            if run["scheduler"] != *name {
+                continue;
+            }
+            let mut request = request(&run, 0, seeds(&run));
+            request.scheduler_config = None;
+            request.sampler = Some(name.clone());
+            let drawn = pipeline.generate(&request).expect("drawn");
+            failed.extend(self.compare(&name, &run, &[drawn]).err());
+        }
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+
     /// What differs between diffusers' values of a run and `got`.
     pub(crate) fn compare(self, name: &str, run: &Value, got: &[Generated]) -> Result<(), String> {
         let data = |key: &str| self.data(&format!("run/{name}/{key}"));
