@@ -229,3 +229,20 @@ macro_rules! for_every_level {
     };
 }
 pub(crate) use for_every_level;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_of_this_processor_has_its_own_name_at_its_own_place() {
+        for (i, (name, level)) in LEVELS.iter().enumerate() {
+            assert_eq!(*level as usize, i, "`{name}`");
+            let same = LEVELS
+                .iter()
+                .filter(|row| row.0 == *name || row.1 == *level);
+            assert_eq!(same.count(), 1, "`{name}`");
+        }
+        assert!(LEVELS.iter().any(|row| row.1 == detected()));
+    }
+}

@@ -232,7 +232,7 @@ pub(super) fn second(t: &Tile<'_>, p: usize) -> usize {
 /// The CPU has NEON; both units of both rows are readable.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn two_steps(rows: [*const u32; 2], a_step: usize) -> uint32x4_t {
+unsafe fn two_steps(rows: [*const u32; 2], a_step: usize) -> uint32x4_t {
     // SAFETY: the caller's promise.
     let [x, y] = rows.map(|row| unsafe {
         if a_step == 1 {
@@ -244,8 +244,45 @@ pub(super) unsafe fn two_steps(rows: [*const u32; 2], a_step: usize) -> uint32x4
     vcombine_u32(x, y)
 }
 
-/// A function that adds the products of all runs to blocks of sums, two steps of the summed axis at once: one
-/// instruction multiplies two rows with two columns.
+/// One step of the summed axis and a 0, of each of two rows.
+///
+/// # Safety
+/// The CPU has NEON; the unit of both rows is readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn one_step(rows: [*const u32; 2]) -> uint32x4_t {
+    // SAFETY: the caller's promise.
+    let [x, y] = rows.map(|row| unsafe { vcreate_u32(u64::from(*row)) });
+    vcombine_u32(x, y)
+}
+
+/// Adds the products of two steps of the summed axis: pairs of rows `$a` with four columns at a time, whose units
+/// at either step are `$low(q)` and `$high(q)`.
+///
+/// The instructions are not `pure`: kept in order, they leave registers enough for the sums.
+macro_rules! add_two_steps {
+    ($instruction:literal, $sums:ident, $a:expr, $low:expr, $high:expr) => {
+        let a: [uint32x4_t; P] = std::array::from_fn($a);
+        for q in 0..QUARTERS {
+            let (low, high) = ($low(q), $high(q));
+            let b = [vzip1q_u32(low, high), vzip2q_u32(low, high)];
+            for h in 0..2 {
+                for p in 0..P {
+                    asm!(
+                        $instruction,
+                        sum = inout(vreg) $sums[p][q][h],
+                        a = in(vreg) a[p],
+                        b = in(vreg) b[h],
+                        options(nomem, nostack, preserves_flags),
+                    );
+                }
+            }
+        }
+    };
+}
+
+/// A function that adds the products of all runs to blocks of sums; one instruction multiplies two rows with two
+/// columns over two steps of the summed axis.
 macro_rules! multiply_blocks {
     ($name:ident, $features:literal, $instruction:literal) => {
         /// # Safety
@@ -257,28 +294,6 @@ macro_rules! multiply_blocks {
             first: usize,
             mut sums: Blocks<P>,
         ) -> Blocks<P> {
-            /// Adds the products of two steps.
-            macro_rules! add {
-                        ($a:expr, $low:expr, $high:expr) => {
-                            let a: [uint32x4_t; P] = std::array::from_fn($a);
-                            for q in 0..QUARTERS {
-                                let (low, high) = ($low(q), $high(q));
-                                let b = [vzip1q_u32(low, high), vzip2q_u32(low, high)];
-                                for h in 0..2 {
-                                    for p in 0..P {
-                                        asm!(
-                                            $instruction,
-                                            sum = inout(vreg) sums[p][q][h],
-                                            a = in(vreg) a[p],
-                                            b = in(vreg) b[h],
-                                            // Not `pure`: kept in order, they leave registers enough for the sums.
-                                    options(nomem, nostack, preserves_flags),
-                                        );
-                                    }
-                                }
-                            }
-                        };
-                    }
             // SAFETY: the caller's promise; the instruction touches its registers alone.
             unsafe {
                 for run in t.runs {
@@ -288,7 +303,9 @@ macro_rules! multiply_blocks {
                     let mut b = t.b.add(run.b + first);
                     let mut at = 0;
                     for _ in 0..t.length / 2 {
-                        add!(
+                        add_two_steps!(
+                            $instruction,
+                            sums,
                             |p: usize| two_steps(rows[p].map(|row| row.add(at)), t.a_step),
                             |q: usize| vld1q_u32(b.add(q * QUARTER)),
                             |q: usize| vld1q_u32(b.add(t.b_step + q * QUARTER))
@@ -298,11 +315,10 @@ macro_rules! multiply_blocks {
                     }
                     if !t.length.is_multiple_of(2) {
                         // A step alone goes with one of zeros.
-                        add!(
-                            |p: usize| {
-                                let [x, y] = rows[p].map(|row| u64::from(*row.add(at)));
-                                vreinterpretq_u32_u64(vcombine_u64(vcreate_u64(x), vcreate_u64(y)))
-                            },
+                        add_two_steps!(
+                            $instruction,
+                            sums,
+                            |p: usize| one_step(rows[p].map(|row| row.add(at))),
                             |q: usize| vld1q_u32(b.add(q * QUARTER)),
                             |_| vdupq_n_u32(0)
                         );

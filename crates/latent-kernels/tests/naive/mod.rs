@@ -305,13 +305,17 @@ const INSTRUCTION_SETS: &[&str] = &["portable", "neon", "neonbf16"];
 const INSTRUCTION_SETS: &[&str] = &["portable"];
 
 /// Runs this test program again with each lesser instruction set; the children skip this step.
-#[expect(clippy::print_stderr, reason = "says what is not tested here")]
+#[expect(
+    clippy::print_stderr,
+    reason = "says what is tested here, and what not"
+)]
 pub(crate) fn repeat_with_lesser_instruction_sets() {
+    let best = latent_kernels::instruction_set();
+    eprintln!("the instruction set in use is `{best}`");
     if std::env::var_os("LATENT_ISA").is_some() {
         return;
     }
     assert_eq!(latent_kernels::check_instruction_set(), Ok(()));
-    let best = latent_kernels::instruction_set();
     let (highest, lesser) = INSTRUCTION_SETS
         .split_last()
         .expect("at least the portable one");
