@@ -1,5 +1,7 @@
 //! Which instructions the kernels use, chosen once when the first kernel runs.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::sync::OnceLock;
 
 /// How products (linear layers, convolutions, attention) are computed.
@@ -20,7 +22,7 @@ pub enum Precision {
 impl Precision {
     /// bf16 where the hardware multiplies it, else f32.
     pub fn best() -> Self {
-        if level() >= Level::Avx512Bf16 {
+        if level().multiplies_bf16() {
             Self::Bf16
         } else {
             Self::F32
@@ -46,23 +48,53 @@ impl Precision {
     }
 }
 
-/// Sets of instructions that kernels are written for; each includes those before it.
+/// Sets of instructions that kernels are written for on this kind of processor; each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     Portable,
+    #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    #[cfg(target_arch = "x86_64")]
     Amx,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// Matrix products of bf16 and of bytes, which came together with Armv8.6.
+    #[cfg(target_arch = "aarch64")]
+    NeonBf16,
+}
+
+impl Level {
+    /// Whether there are instructions that multiply bf16.
+    fn multiplies_bf16(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 | Self::Amx => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonBf16 => true,
+            _ => false,
+        }
+    }
 }
 
 /// Every level with the name that `LATENT_ISA` and [`instruction_set`] use.
 pub(crate) const LEVELS: &[(&str, Level)] = &[
     ("portable", Level::Portable),
+    #[cfg(target_arch = "x86_64")]
     ("avx2", Level::Avx2),
+    #[cfg(target_arch = "x86_64")]
     ("avx512", Level::Avx512),
+    #[cfg(target_arch = "x86_64")]
     ("avx512bf16", Level::Avx512Bf16),
+    #[cfg(target_arch = "x86_64")]
     ("amx", Level::Amx),
+    #[cfg(target_arch = "aarch64")]
+    ("neon", Level::Neon),
+    #[cfg(target_arch = "aarch64")]
+    ("neonbf16", Level::NeonBf16),
 ];
 
 /// The best level that this machine has.
@@ -82,8 +114,18 @@ pub(crate) fn detected() -> Level {
     }
 }
 
+/// The best level that this machine has; NEON is part of the architecture.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn detected() -> Level {
+    if is_aarch64_feature_detected!("bf16") && is_aarch64_feature_detected!("i8mm") {
+        Level::NeonBf16
+    } else {
+        Level::Neon
+    }
+}
+
 /// The best level that this machine has.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn detected() -> Level {
     Level::Portable
 }
@@ -138,14 +180,15 @@ pub(crate) fn level() -> Level {
     })
 }
 
-/// Name of the instruction set in use: `portable`, `avx2`, `avx512`, `avx512bf16` or `amx`.
+/// Name of the instruction set in use: `portable`; on x86-64 `avx2`, `avx512`, `avx512bf16` or `amx`; on aarch64
+/// `neon` or `neonbf16`.
 ///
 /// The environment variable `LATENT_ISA` caps it; it is read once.
 pub fn instruction_set() -> &'static str {
     LEVELS[level() as usize].0
 }
 
-/// Compiles one body for the portable, the AVX2 and the AVX-512 level and picks by [`level`].
+/// Compiles one body for the portable, the AVX2, the AVX-512 and the NEON level and picks by [`level`].
 ///
 /// The body is plain Rust that the compiler turns into vectors. It may name the constant `FUSED`: whether the level
 /// multiplies and adds at once (see [`math`](crate::math)).
@@ -176,8 +219,30 @@ macro_rules! for_every_level {
                     return unsafe { avx2($($argument),*) };
                 }
             }
+            #[cfg(target_arch = "aarch64")]
+            if $crate::isa::level() >= $crate::isa::Level::Neon {
+                // The compiler's vectors of this architecture are those of NEON.
+                return body::<true>($($argument),*);
+            }
             body::<false>($($argument),*)
         }
     };
 }
 pub(crate) use for_every_level;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_of_this_processor_has_its_own_name_at_its_own_place() {
+        for (i, (name, level)) in LEVELS.iter().enumerate() {
+            assert_eq!(*level as usize, i, "`{name}`");
+            let same = LEVELS
+                .iter()
+                .filter(|row| row.0 == *name || row.1 == *level);
+            assert_eq!(same.count(), 1, "`{name}`");
+        }
+        assert!(LEVELS.iter().any(|row| row.1 == detected()));
+    }
+}

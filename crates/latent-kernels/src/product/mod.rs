@@ -16,11 +16,15 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod int8;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod pack;
 mod portable;
 #[cfg(test)]
 mod tests;
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::ops::Range;
 
 use crate::isa::{Level, Precision, level};
@@ -110,6 +114,17 @@ fn kernel_at(level: Level, precision: Precision) -> Kernel {
             return int8::avx2::INT8;
         }
         (Level::Portable, _) => {}
+    }
+    #[cfg(target_arch = "aarch64")]
+    match (level, precision) {
+        (Level::Neon | Level::NeonBf16, Precision::F32) => return neon::F32,
+        (Level::Neon, Precision::Bf16) => return neon::WIDENED_BF16,
+        (Level::NeonBf16, Precision::Bf16) => return neon::BF16,
+        (Level::NeonBf16, Precision::Int8) => return int8::neon::MATRIX,
+        (Level::Neon, Precision::Int8) if is_aarch64_feature_detected!("dotprod") => {
+            return int8::neon::DOT;
+        }
+        (Level::Neon, Precision::Int8) | (Level::Portable, _) => {}
     }
     let _ = level;
     match precision {

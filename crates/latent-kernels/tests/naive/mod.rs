@@ -296,19 +296,36 @@ pub(crate) fn group_norm(x: &[f64], gamma: &[f32], beta: &[f32], s: &GroupNormSh
     out
 }
 
+/// Those of this kind of processor; each includes those before it.
+#[cfg(target_arch = "x86_64")]
+const INSTRUCTION_SETS: &[&str] = &["portable", "avx2", "avx512", "avx512bf16", "amx"];
+#[cfg(target_arch = "aarch64")]
+const INSTRUCTION_SETS: &[&str] = &["portable", "neon", "neonbf16"];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const INSTRUCTION_SETS: &[&str] = &["portable"];
+
 /// Runs this test program again with each lesser instruction set; the children skip this step.
-#[expect(clippy::print_stderr, reason = "says what is not tested here")]
+#[expect(
+    clippy::print_stderr,
+    reason = "says what is tested here, and what not"
+)]
 pub(crate) fn repeat_with_lesser_instruction_sets() {
+    let best = latent_kernels::instruction_set();
+    eprintln!("the instruction set in use is `{best}`");
     if std::env::var_os("LATENT_ISA").is_some() {
         return;
     }
     assert_eq!(latent_kernels::check_instruction_set(), Ok(()));
-    let best = latent_kernels::instruction_set();
-    if best != "amx" {
-        eprintln!("`amx` is not tested: this machine, or its system, has nothing above `{best}`");
+    let (highest, lesser) = INSTRUCTION_SETS
+        .split_last()
+        .expect("at least the portable one");
+    if best != *highest {
+        eprintln!(
+            "`{highest}` is not tested: this machine, or its system, has nothing above `{best}`"
+        );
     }
     let here = std::env::current_exe().expect("the test's own path");
-    for level in ["portable", "avx2", "avx512", "avx512bf16"] {
+    for level in lesser {
         let output = std::process::Command::new(&here)
             .env("LATENT_ISA", level)
             .output()
