@@ -25,6 +25,9 @@ pub struct Defaults {
     /// The sampler by name; absent for the scheduler of the folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampler: Option<String>,
+    /// The schedule by name, for that sampler; absent for its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
     /// Names of the classes, where the model is told a class and not words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
@@ -50,6 +53,7 @@ impl Default for Defaults {
             steps: 50,
             guidance: 7.5,
             sampler: None,
+            schedule: None,
             classes: Vec::new(),
             few_steps: None,
         }
@@ -73,12 +77,14 @@ impl Defaults {
         }
     }
 
-    /// Those of a model that draws in few steps.
+    /// Those of a model that draws in few steps: as it was taught to, by `latent train lora`.
     pub(crate) fn in_few_steps(self) -> Self {
         match &self.few_steps {
             Some(few) => Self {
                 steps: few.steps,
                 guidance: 1.0,
+                sampler: Some("ddim".to_owned()),
+                schedule: Some("trailing".to_owned()),
                 ..self
             },
             None => self,

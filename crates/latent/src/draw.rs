@@ -170,11 +170,16 @@ impl Filled {
             .sampler
             .as_ref()
             .or(defaults.sampler.as_ref().filter(|_| !stated));
+        let own = request.sampler.is_none() && !stated;
+        let schedule = request
+            .schedule
+            .as_ref()
+            .or(defaults.schedule.as_ref().filter(|_| own));
         let choice = choose_as(
             request.compat,
             &folder,
             name.map(String::as_str),
-            request.schedule.as_deref(),
+            schedule.map(String::as_str),
         )?;
         let config = choice.config;
         let canvas = request.canvas()?;

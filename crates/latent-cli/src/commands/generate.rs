@@ -202,7 +202,7 @@ impl Generate {
         terminal: &Terminal,
     ) -> Result<Pipeline, Fault> {
         let mut model = self.model.clone();
-let lay = |builder| {
+        let lay = |builder| {
             let builder = open::perhaps_fast(builder, self.fast);
             self.adapters.onto(builder, prompted)
         };

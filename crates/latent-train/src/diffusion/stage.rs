@@ -113,6 +113,7 @@ impl DiffusionStage {
             steps: samples.steps,
             guidance: samples.guidance,
             sampler: Some(samples.sampler.clone()),
+            schedule: None,
             classes: self.loader.pictures.data().classes().to_vec(),
             few_steps: None,
         }
