@@ -8,7 +8,7 @@
 #
 # Without rustup, any Rust that is new enough does (RUSTC, CARGO name another), with its standard library for ARM:
 # `dpkg --add-architecture arm64 && apt update && apt install libstd-rust-dev:arm64 libstd-rust-dev-wasm32`.
-# Builds are kept in target/aarch64 (CARGO_TARGET_DIR names another folder). Takes some ten minutes.
+# Builds are kept in target/aarch64 (CARGO_TARGET_DIR names another folder). Takes about twenty minutes on two cores.
 set -eu
 cd "$(dirname "$0")/.."
 
