@@ -518,11 +518,8 @@ mod tests {
             let error = request.validate().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
-        apg(Apg::default())
-            .pag(3.0)
-            .guidance_interval(0.1, 0.9)
-            .validate()
-            .unwrap();
+        let fine = apg(Apg::default()).pag(3.0).guidance_interval(0.1, 0.9);
+        fine.validate().unwrap();
     }
 
     #[test]

@@ -92,6 +92,27 @@ impl Walk<'_> {
         }
     }
 
+    /// The latents of several paths, one after the other; `None` if it was stopped.
+    fn all(
+        &self,
+        range: Range<usize>,
+        captions: &[String],
+        side_by_side: &SideBySide,
+        options: &Options,
+    ) -> Result<Option<Vec<f32>>> {
+        let paths = side_by_side.run(range.collect(), |_, index| {
+            self.latents(index, &captions[index], options)
+        });
+        let mut values = Vec::new();
+        for path in paths {
+            match path? {
+                Some(path) => values.extend(path),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(values))
+    }
+
     /// Checksum of everything the paths depend on.
     fn key(&self, model_sum: &str, captions: &[String]) -> String {
         let mut hash = Sha256::new();
@@ -124,20 +145,11 @@ impl Paths {
         options: &Options,
         progress: &mut dyn FnMut(&Event),
     ) -> Result<Option<Self>> {
-        let size = config.data.size;
-        let factor = pipeline.downsampling();
-        if !size.is_multiple_of(factor) {
-            return Err(TrainError::Other(format!(
-                "`data.size` is {size}; this model's autoencoder makes one latent of {factor} pixels, so it must be a \
-                 multiple of {factor}"
-            )));
-        }
-        let channels = pipeline.autoencoder().latent_channels();
         let walk = Walk {
             pipeline,
             config,
             distillation,
-            shape: [channels, size / factor, size / factor],
+            shape: shape_of(pipeline, config.data.size)?,
         };
         let (scheduler, leaps) = leaps(pipeline.scheduler(), distillation)?;
         let captions = captions(data, config, distillation.paths)?;
@@ -150,23 +162,9 @@ impl Paths {
             length,
             per_file: PER_FILE,
         };
-        // One path after the other leaves cores waiting for each other at every small layer.
-        let side_by_side = SideBySide::new(usize::MAX, pipeline.compute())
-            .map_err(|error| TrainError::Other(format!("no threads for the paths: {error}")))?;
-        let make = |range: Range<usize>| {
-            let drawn = side_by_side.run(range.collect(), |_, index| {
-                walk.latents(index, &captions[index], options)
-            });
-            let mut values = Vec::new();
-            for path in drawn {
-                match path? {
-                    Some(path) => values.extend(path),
-                    None => return Ok(None),
-                }
-            }
-            Ok(Some(values))
-        };
         let total = captions.len();
+        let side_by_side = side_by_side(pipeline)?;
+        let make = |range| walk.all(range, &captions, &side_by_side, options);
         let rows = RowCache::build(plan, make, |done| {
             progress(&Event::Preparing {
                 what: "paths",
@@ -184,7 +182,7 @@ impl Paths {
             schedule: NoiseSchedule::new(&scheduler)?,
             scheduler,
             shape: walk.shape,
-            size,
+            size: config.data.size,
         }))
     }
 
@@ -243,6 +241,26 @@ impl Paths {
         told.words = words_of(&texts)?;
         Ok(told)
     }
+}
+
+/// A group of threads for each core: one path after the other would leave cores waiting for each other at every small
+/// layer.
+fn side_by_side(pipeline: &Pipeline) -> Result<SideBySide> {
+    SideBySide::new(usize::MAX, pipeline.compute())
+        .map_err(|error| TrainError::Other(format!("no threads for the paths: {error}")))
+}
+
+/// `[c, h, w]` of the latents of a picture of this side.
+fn shape_of(pipeline: &Pipeline, size: usize) -> Result<[usize; 3]> {
+    let factor = pipeline.downsampling();
+    if !size.is_multiple_of(factor) {
+        return Err(TrainError::Other(format!(
+            "`data.size` is {size}; this model's autoencoder makes one latent of {factor} pixels, so it must be a multiple of \
+             {factor}"
+        )));
+    }
+    let channels = pipeline.autoencoder().latent_channels();
+    Ok([channels, size / factor, size / factor])
 }
 
 /// The sampler's config, and the few timesteps with what noise is left after each.
