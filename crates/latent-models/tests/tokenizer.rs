@@ -183,3 +183,22 @@ fn a_vocabulary_without_room_for_all_bytes_is_refused() {
     let message = train_tokenizer([" "], 514, 32).unwrap_err().to_string();
     assert!(message.contains("no word"), "{message}");
 }
+
+#[test]
+fn a_special_token_that_is_no_piece_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let vocabulary = r#"{"a": 0, "a</w>": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}"#;
+    write("vocab.json", vocabulary);
+    write("merges.txt", "#version: 0.2\n");
+    write("special_tokens_map.json", "{}");
+    assert!(ClipTokenizer::open(folder.path(), 77).is_ok());
+    for key in ["bos_token", "eos_token", "unk_token", "pad_token"] {
+        write(
+            "special_tokens_map.json",
+            &format!(r#"{{"{key}": "<|nowhere|>"}}"#),
+        );
+        let error = ClipTokenizer::open(folder.path(), 77).unwrap_err();
+        assert!(error.to_string().contains("<|nowhere|>"), "{key}: {error}");
+    }
+}

@@ -397,8 +397,8 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
     }
 }
 
-/// A copy of `base` whose U-Net's config says `to` in the place of `from`: enough to know the family.
-fn with_config(base: &Path, folder: &Path, [from, to]: [&str; 2]) {
+/// A copy of `base` in which files say other things, `to` in the place of `from`: enough to know the family.
+fn changed(base: &Path, folder: &Path, changes: [[&str; 3]; 2]) {
     for part in ["", "unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
         fs::create_dir_all(folder.join(part)).expect("a folder");
         for entry in fs::read_dir(base.join(part)).expect("a folder") {
@@ -409,10 +409,12 @@ fn with_config(base: &Path, folder: &Path, [from, to]: [&str; 2]) {
             }
         }
     }
-    let config = folder.join("unet/config.json");
-    let text = fs::read_to_string(&config).expect("a config");
-    assert!(text.contains(from), "{text}");
-    fs::write(config, text.replacen(from, to, 1)).expect("written");
+    for [file, from, to] in changes {
+        let path = folder.join(file);
+        let text = fs::read_to_string(&path).expect("a file");
+        assert!(text.contains(from), "{text}");
+        fs::write(path, text.replacen(from, to, 1)).expect("written");
+    }
 }
 
 #[test]
@@ -420,8 +422,20 @@ fn models_that_see_more_or_were_distilled_are_refused_by_family_with_what_to_tra
     let root = tempfile::tempdir().expect("a folder");
     let root = root.path();
     let (sd1, lcm) = (model("sd1-tiny"), root.join("lcm"));
-    let distilled = ["\"time_cond_proj_dim\": null", "\"time_cond_proj_dim\": 8"];
-    with_config(&sd1, &lcm, distilled);
+    let told = "\"time_cond_proj_dim\": ";
+    let distilled = [
+        [
+            "unet/config.json",
+            &format!("{told}null"),
+            &format!("{told}8"),
+        ],
+        [
+            "model_index.json",
+            "StableDiffusionPipeline",
+            "LatentConsistencyModelPipeline",
+        ],
+    ];
+    changed(&sd1, &lcm, distilled);
     let inpainting = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../latent/tests/fixtures")
         .join("sd1-inpaint-tiny");

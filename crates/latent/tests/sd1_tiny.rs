@@ -16,7 +16,7 @@ fn every_run_equals_diffusers() {
 /// diffusers' pipelines when they are made with such a scheduler, and multistep solvers keep their even spacing.
 #[test]
 fn a_sampler_named_alone_draws_what_diffusers_drew_under_that_name() {
-    SD1.check_names(&SD1.pipeline());
+    SD1.check_names(&SD1.pipeline(), &[]);
 }
 
 /// The checkpoint of the same weights in the layout that Stable Diffusion 1 was published in, half precision; every

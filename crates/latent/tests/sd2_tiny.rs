@@ -18,7 +18,7 @@ fn every_run_equals_diffusers() {
 /// diffusers' pipelines when they are made with such a scheduler, and multistep solvers keep their even spacing.
 #[test]
 fn a_sampler_named_alone_draws_what_diffusers_drew_under_that_name() {
-    SD2.check_names(&SD2.pipeline());
+    SD2.check_names(&SD2.pipeline(), &[]);
 }
 
 #[test]

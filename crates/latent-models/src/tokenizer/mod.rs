@@ -82,6 +82,8 @@ impl ClipTokenizer {
         let special = &vocabulary.special;
         let id = |token: &files::SpecialToken| vocabulary.id_of(token, place);
         let (bos, eos, pad) = (id(&special.bos)?, id(&special.eos)?, id(&special.pad)?);
+        // What is no piece becomes it, wherever a text has that.
+        id(&special.unk)?;
         if length < 3 {
             let reason = format!("texts of {length} ids hold no word; 3 is the least");
             return Err(files::fault(place, reason));
