@@ -147,7 +147,32 @@ fn decoder(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder + '_, 
     let decoder = reader.into_decoder().map_err(|e| reason(&e))?;
     let (width, height) = decoder.dimensions();
     pixel_count(width as usize, height as usize).map_err(|e| e.to_string())?;
+    if format == ImageFormat::Png && !png_can_hold(bytes, [width, height]) {
+        return Err(format!(
+            "it was cut: {} bytes cannot hold {width}x{height} pixels",
+            bytes.len()
+        ));
+    }
     Ok(decoder)
+}
+
+/// Bytes that deflate makes of one at most; from zlib's technical details.
+const INFLATED: u64 = 1032;
+
+/// Whether a PNG file is long enough for its pixels: else a few bytes would have the decoder ask for gigabytes.
+fn png_can_hold(bytes: &[u8], [width, height]: [u32; 2]) -> bool {
+    // Bit depth and colour type stand behind the sizes in the first chunk.
+    let Some(&[depth, colour]) = bytes.get(24..26) else {
+        return false;
+    };
+    let channels = match colour {
+        2 => 3,
+        4 => 2,
+        6 => 4,
+        _ => 1,
+    };
+    let bits = u64::from(width) * channels * u64::from(depth);
+    u64::from(height) * bits.div_ceil(8) <= INFLATED * bytes.len() as u64
 }
 
 /// The pixels, and the file's Exif if it has any.

@@ -194,3 +194,29 @@ fn a_picture_s_size_is_told_by_its_beginning_turned_as_the_camera_was() {
     }
     assert!(measure(b"no picture").is_err());
 }
+
+/// The head of a PNG file of these sizes, 16 bits of three colours, and the beginning of its pixels.
+fn head(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+    bytes.extend(width.to_be_bytes());
+    bytes.extend(height.to_be_bytes());
+    bytes.extend([16, 2, 0, 0, 0]);
+    let sum = crc32(&bytes[12..]);
+    bytes.extend(sum.to_be_bytes());
+    bytes.extend(b"\0\0\0\x29IDATc5\xa0\xff\x9f");
+    bytes
+}
+
+#[test]
+fn a_few_bytes_of_a_vast_png_are_refused_before_memory_is_asked_for() {
+    let message = fault(&head(1, 1 << 24));
+    let expected = "46 bytes cannot hold 1x16777216 pixels";
+    assert!(message.contains(expected), "{message}");
+}
+
+#[test]
+fn a_large_picture_of_one_colour_is_read_however_short_its_file() {
+    let picture = Picture::filled(4000, 3000, [7; 3]).unwrap();
+    let bytes = picture.encode(PictureFormat::Png).unwrap();
+    assert_eq!(decode(&bytes).unwrap().rgb(), picture.rgb());
+}
