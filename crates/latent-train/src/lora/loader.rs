@@ -26,9 +26,9 @@ pub(super) struct LoraLoader {
 
 /// What is learned from.
 pub(super) enum Lessons {
-    Pictures(Pictures),
+    Pictures(Box<Pictures>),
     /// The model's own way to pictures.
-    Paths(Paths),
+    Paths(Box<Paths>),
 }
 
 /// Pictures that get noise.

@@ -127,9 +127,12 @@ fn loader(
             let sum = sum_of(folder, &["unet", "text_encoder", "text_encoder_2"])?;
             let (config, model) = ((config, distillation), (pipeline, sum.as_str()));
             let paths = Paths::build(&data, config, model, options, progress)?;
-            paths.map(Lessons::Paths)
+            paths.map(|paths| Lessons::Paths(Box::new(paths)))
         }
-        None => pictures(config, folder, pipeline, data, options, progress)?.map(Lessons::Pictures),
+        None => {
+            let pictures = pictures(config, folder, pipeline, data, options, progress)?;
+            pictures.map(|pictures| Lessons::Pictures(Box::new(pictures)))
+        }
     };
     let Some(lessons) = lessons else {
         return Ok(None);

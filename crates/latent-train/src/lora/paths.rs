@@ -34,14 +34,21 @@ pub(super) struct Paths {
     /// Which steps of which paths a batch has.
     order: Sampler,
     batch: usize,
-    /// The few timesteps, and the timestep whose noise is left after each; none after the last.
-    leaps: Vec<(usize, Option<usize>)>,
+    leaps: Vec<Leap>,
     scheduler: SchedulerConfig,
     schedule: NoiseSchedule,
     /// `[c, h, w]` of the latents.
     shape: [usize; 3],
     /// Side of the pictures in pixels.
     size: usize,
+}
+
+/// One of the few steps.
+struct Leap {
+    /// Its timestep.
+    from: usize,
+    /// The timestep whose noise is left after it; none after the last.
+    to: Option<usize>,
 }
 
 /// The teacher and how it walks.
@@ -230,7 +237,7 @@ impl Paths {
                 })
             };
             let (noisy, later) = (latents(step)?, latents(step + 1)?);
-            let (from, to) = self.leaps[step];
+            let Leap { from, to } = self.leaps[step];
             let prediction = self.scheduler.settings().prediction_type;
             let target = self.schedule.leap(prediction, (from, &noisy), (to, &later));
             told.noisy.extend(noisy);
@@ -263,11 +270,11 @@ fn shape_of(pipeline: &Pipeline, size: usize) -> Result<[usize; 3]> {
     Ok([channels, size / factor, size / factor])
 }
 
-/// The sampler's config, and the few timesteps with what noise is left after each.
+/// The sampler's config, and the few steps.
 fn leaps(
     folder: &SchedulerConfig,
     distillation: &Distillation,
-) -> Result<(SchedulerConfig, Vec<(usize, Option<usize>)>)> {
+) -> Result<(SchedulerConfig, Vec<Leap>)> {
     let config = choose_as(Compat::default(), folder, Some(SAMPLER), Some(SCHEDULE))?.config;
     let settings = config.settings();
     if settings.clip_sample || settings.thresholding {
@@ -297,8 +304,8 @@ fn leaps(
         .iter()
         .map(|&timestep| Some(timestep))
         .chain([last]);
-    let leaps = few.iter().copied().zip(ends).collect();
-    Ok((config, leaps))
+    let leaps = few.iter().zip(ends).map(|(&from, to)| Leap { from, to });
+    Ok((config, leaps.collect()))
 }
 
 /// The caption of each path: of examples in proportion to their weights.
