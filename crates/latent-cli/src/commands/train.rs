@@ -19,7 +19,7 @@ use crate::terminal::{Meter, Terminal, duration, thousands};
   latent train diffusion configs/diffusion.toml --device cpu
   latent train diffusion configs/diffusion.toml --fresh      from step 0, checkpoints are deleted
   latent train lora configs/lora.toml                        then: latent generate … --lora runs/dog/model/dog.safetensors
-  latent train lora configs/few-steps-lora.toml                   a LoRA for four steps without guidance
+  latent train lora configs/few-steps-lora.toml              a LoRA for four steps without guidance
 
 A run goes on from its newest checkpoint, to the bit: Ctrl-C writes one and stops, the same command resumes.
 The run's folder gets metrics.jsonl, loss.png, sample sheets, checkpoints, and at the end model/.")]

@@ -28,6 +28,50 @@ pub(super) struct Merge {
     count: usize,
 }
 
+/// What a [`Merge`] is made from, on the host.
+#[derive(Default)]
+struct Rows {
+    kept: Vec<usize>,
+    joining: Vec<usize>,
+    joined: Vec<usize>,
+    shares: Vec<f32>,
+    places: Vec<usize>,
+}
+
+impl Rows {
+    /// Adds a picture, whose positions begin at row `row` and are kept from row `place` on: of its sources the `merged` that
+    /// are most alike to a target are taken into it.
+    fn add(
+        &mut self,
+        split: &Split,
+        (alike, whom): (&[f32], &[f32]),
+        merged: usize,
+        [row, place]: [usize; 2],
+    ) {
+        let (sources, targets) = (&split.sources, &split.targets);
+        let mut order: Vec<usize> = (0..sources.len()).collect();
+        // The most alike first; of equals the earlier.
+        order.sort_by(|&a, &b| alike[b].total_cmp(&alike[a]).then(a.cmp(&b)));
+        let (taken, left) = order.split_at(merged);
+        let stay = left.iter().map(|&source| sources[source]);
+        let mut places = vec![0; sources.len() + targets.len()];
+        for (k, position) in stay.chain(targets.iter().copied()).enumerate() {
+            self.kept.push(row + position);
+            places[position] = place + k;
+        }
+        let mut parts = vec![1.0_f32; left.len() + targets.len()];
+        for &source in taken {
+            let target = left.len() + whom[source] as usize;
+            self.joining.push(row + sources[source]);
+            self.joined.push(place + target);
+            places[sources[source]] = place + target;
+            parts[target] += 1.0;
+        }
+        self.places.extend(places);
+        self.shares.extend(parts.iter().map(|parts| 1.0 / parts));
+    }
+}
+
 /// Those of a picture's positions that may be taken into others, and those that may not.
 struct Split {
     sources: Vec<usize>,
@@ -76,50 +120,22 @@ impl Merge {
             precision: Precision::F32,
         };
         let (alike, whom) = nearest(x, split, &compute);
-        let (sources, targets) = (split.sources.len(), split.targets.len());
-        let count = length - merged;
-        let unmerged = sources - merged;
-        let (mut kept, mut places) = (Vec::new(), Vec::new());
-        let (mut joining, mut joined) = (Vec::new(), Vec::new());
-        let mut shares = Vec::new();
+        let sources = split.sources.len();
+        let (count, mut rows) = (length - merged, Rows::default());
         for picture in 0..n {
             let own = picture * sources..(picture + 1) * sources;
-            let (alike, whom) = (&alike[own.clone()], &whom[own]);
-            let mut order: Vec<usize> = (0..sources).collect();
-            // The most alike first; of equals the earlier.
-            order.sort_by(|&a, &b| alike[b].total_cmp(&alike[a]).then(a.cmp(&b)));
-            let (taken, left) = order.split_at(merged);
-            let (row, place) = (picture * length, picture * count);
-            let mut where_now = vec![0; length];
-            let mut parts = vec![1.0_f32; count];
-            for (k, &source) in left.iter().enumerate() {
-                kept.push(row + split.sources[source]);
-                where_now[split.sources[source]] = place + k;
-            }
-            for (k, &target) in split.targets.iter().enumerate() {
-                kept.push(row + target);
-                where_now[target] = place + unmerged + k;
-            }
-            for &source in taken {
-                let target = unmerged + whom[source] as usize;
-                joining.push(row + split.sources[source]);
-                joined.push(place + target);
-                where_now[split.sources[source]] = place + target;
-                parts[target] += 1.0;
-            }
-            places.extend(where_now);
-            shares.extend(parts.iter().map(|parts| 1.0 / parts));
+            let starts = [picture * length, picture * count];
+            rows.add(split, (&alike[own.clone()], &whom[own]), merged, starts);
         }
-        debug_assert_eq!(unmerged + targets, count);
         let ids = |rows: Vec<usize>| {
             let rows: Vec<u32> = rows.into_iter().map(|row| row as u32).collect();
             compute.ids(&rows, [rows.len()])
         };
         Self {
-            kept: ids(kept),
-            joining: [joining, joined].map(ids),
-            shares: compute.tensor(shares, [n * count, 1]),
-            places: ids(places),
+            kept: ids(rows.kept),
+            joining: [rows.joining, rows.joined].map(ids),
+            shares: compute.tensor(rows.shares, [n * count, 1]),
+            places: ids(rows.places),
             count,
         }
     }

@@ -197,13 +197,7 @@ impl TransformerBlock {
                 let own = self.attn1.keys_values(normed.clone());
                 self.attn1.forward_residual(normed, (&own, &[]), x)
             }
-            (0, Some(merge)) => {
-                let merged = merge.merge(normed);
-                let own = self.attn1.keys_values(merged.clone());
-                let queries = self.attn1.to_q.forward(merged);
-                let found = self.attn1.look(queries, own.keys, own.values);
-                ops::add(merge.unmerge(self.attn1.to_out[0].forward(found)), x)
-            }
+            (0, Some(merge)) => self.attn1.forward_merged(normed, merge, x),
             (perturbed, _) => self.attn1.forward_perturbed(normed, perturbed, x),
         };
         let x = self
@@ -275,6 +269,14 @@ impl Attention {
     fn look(&self, queries: Tensor<3>, keys: Tensor<3>, values: Tensor<3>) -> Tensor<3> {
         let options = AttentionOptions::new(self.heads, self.precision);
         ops::attention(queries, keys, values, options)
+    }
+
+    /// Self-attention over positions of which some are taken together.
+    fn forward_merged(&self, x: Tensor<3>, merge: &Merge, residual: Tensor<3>) -> Tensor<3> {
+        let x = merge.merge(x);
+        let own = self.keys_values(x.clone());
+        let found = self.look(self.to_q.forward(x), own.keys, own.values);
+        ops::add(merge.unmerge(self.to_out[0].forward(found)), residual)
     }
 
     /// Self-attention in which the positions of the last `perturbed` rows of the batch look at nothing but themselves.

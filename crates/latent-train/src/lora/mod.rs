@@ -122,9 +122,10 @@ fn loader(
     options: &Options,
     progress: &mut dyn FnMut(&Event),
 ) -> Result<Option<LoraLoader>> {
+    let encoders = sum_of(folder, &["text_encoder", "text_encoder_2"])?;
     let lessons = match &config.distillation {
         Some(distillation) => {
-            let sum = sum_of(folder, &["unet", "text_encoder", "text_encoder_2"])?;
+            let sum = sum_of(folder, &["unet"])? + &encoders;
             let (config, model) = ((config, distillation), (pipeline, sum.as_str()));
             let paths = Paths::build(&data, config, model, options, progress)?;
             paths.map(|paths| Lessons::Paths(Box::new(paths)))
@@ -138,7 +139,6 @@ fn loader(
         return Ok(None);
     };
     let texts = texts_of(&lessons).chain([String::new()]);
-    let encoders = sum_of(folder, &["text_encoder", "text_encoder_2"])?;
     let frozen = (pipeline, reading(pipeline, config));
     let Some(texts) = Texts::build(texts, config, frozen, &encoders, options, progress)? else {
         return Ok(None);

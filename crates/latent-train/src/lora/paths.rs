@@ -6,7 +6,8 @@ use latent::{Error, Pipeline, Request};
 use latent_data::{DataSet, Sampler};
 use latent_nn::training::SideBySide;
 use latent_sampling::{
-    Compat, GeneratorKind, Latents, NoiseSchedule, Plan, RunOptions, SchedulerConfig, choose_as,
+    Compat, GeneratorKind, Latents, NoiseSchedule, Plan, Prediction, RunOptions, SchedulerConfig,
+    choose_as,
 };
 use sha2::{Digest, Sha256};
 
@@ -35,7 +36,7 @@ pub(super) struct Paths {
     order: Sampler,
     batch: usize,
     leaps: Vec<Leap>,
-    scheduler: SchedulerConfig,
+    prediction: Prediction,
     schedule: NoiseSchedule,
     /// `[c, h, w]` of the latents.
     shape: [usize; 3],
@@ -186,8 +187,8 @@ impl Paths {
             captions,
             batch: config.run.batch,
             leaps,
+            prediction: scheduler.settings().prediction_type,
             schedule: NoiseSchedule::new(&scheduler)?,
-            scheduler,
             shape: walk.shape,
             size: config.data.size,
         }))
@@ -238,8 +239,8 @@ impl Paths {
             };
             let (noisy, later) = (latents(step)?, latents(step + 1)?);
             let Leap { from, to } = self.leaps[step];
-            let prediction = self.scheduler.settings().prediction_type;
-            let target = self.schedule.leap(prediction, (from, &noisy), (to, &later));
+            let (start, end) = ((from, &noisy), (to, &later));
+            let target = self.schedule.leap(self.prediction, start, end);
             told.noisy.extend(noisy);
             told.target.extend(target);
             told.timesteps.push(from);
