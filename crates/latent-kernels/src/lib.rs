@@ -21,6 +21,7 @@ mod pointwise;
 mod product;
 mod shared;
 mod sums;
+mod tasks;
 
 pub use attention::{AttentionShape, attention, attention_backward};
 pub use ceiling::measure_ceiling;

@@ -13,6 +13,7 @@ use crate::product::pack::{
 };
 use crate::product::{LANES, PANEL, Panels, Part, Product, Row};
 use crate::shared::{Output, Units, with_scratch};
+use crate::tasks::{self, MOST_UNITS};
 
 /// A weight `[n, k]`, packed for [`linear`].
 #[derive(Clone, Debug)]
@@ -134,16 +135,8 @@ impl PackedMatrix {
     }
 }
 
-/// Most units of packed rows in a task, so that they and a panel fit the second-level cache.
-pub(crate) const TASK_UNITS: usize = 64 * 1024;
-/// Most units of packed rows in a task: a weight that exceeds the second-level cache is read once a task.
-pub(crate) const MOST_UNITS: usize = 384 * 1024;
 /// Rows of a task are a multiple of this, so that most tiles are full.
 const STEP: usize = 32;
-/// Fewest rows that pay for a task.
-pub(crate) const TASK_ROWS: usize = 96;
-/// Tasks to aim at, a number that does not depend on the threads.
-pub(crate) const TASKS: usize = 32;
 
 /// `out [m, n] = x [m, k] @ w^T + bias [n] + residual [m, n]`.
 ///
@@ -181,17 +174,10 @@ pub fn linear(
         padded
     });
     let most = MOST_UNITS / units(k, w.precision).max(1) / STEP * STEP;
-    let most = most.max(STEP);
-    let rows = m
-        .div_ceil(TASKS)
-        .max(TASK_ROWS)
+    let rows = tasks::rows(m, w.units())
         .next_multiple_of(STEP)
-        .min(most);
-    let columns = if m.div_ceil(rows) < 8 {
-        n.div_ceil(8).next_multiple_of(PANEL)
-    } else {
-        n.next_multiple_of(PANEL)
-    };
+        .min(most.max(STEP));
+    let columns = tasks::columns(n, m.div_ceil(rows));
     let out = Output::new(out);
     let tasks = m.div_ceil(rows) * n.div_ceil(columns);
     (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {

@@ -200,14 +200,20 @@ impl Block<'_> {
                 scores[shape.seen(self.first + i).saturating_sub(keys).min(there)..]
                     .fill(f32::NEG_INFINITY);
                 let factor = soften(scores, shape.scale(), &mut state[i]);
-                fill_row(&scores[..there], &mut b[i * stride..][..stride], precision);
+                if precision != Precision::F32 {
+                    fill_row(&scores[..there], &mut b[i * stride..][..stride], precision);
+                }
                 if keys > 0 && factor != 1.0 {
                     more_values[i * width..][..width]
                         .iter_mut()
                         .for_each(|value| *value *= factor);
                 }
             }
-            self.gather(b, keys, there, rows, more_values);
+            let shares = match precision {
+                Precision::F32 => bytemuck::cast_slice(values),
+                _ => &**b,
+            };
+            self.gather(shares, keys, there, rows, more_values);
         }
         self.finish(more_values, &state, out, log_sums);
     }

@@ -5,11 +5,12 @@ use rayon::prelude::*;
 use super::ConvShape;
 use super::plan::{Axis, Phase, Plan};
 use crate::isa::Precision;
-use crate::linear::{MOST_UNITS, PackedMatrix, TASK_ROWS, TASK_UNITS, TASKS};
+use crate::linear::PackedMatrix;
 use crate::product::int8::{ZERO, fill_activations, largest, scale};
 use crate::product::pack::{fill_panel, fill_panel_by_column, fill_row, units, values_per_unit};
 use crate::product::{LANES, PANEL, Part, Product, Row};
 use crate::shared::{Lines, Output, Scratch, Units, with_scratch};
+use crate::tasks::{self, HEAVY, MOST_UNITS, TASK_UNITS};
 
 /// A weight `[co, ci, kh, kw]` packed for [`conv2d`] or for [`conv2d_backward_input`].
 ///
@@ -285,12 +286,12 @@ fn largest_of_each(x: &[f32], n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Units of a weight from which on it pays to read it only once: 4 MiB, more than a core's own cache.
-const HEAVY: usize = 1 << 20;
-/// Most output pixels, of all pictures, among which such a weight is not shared out.
+/// Most output pixels, of all pictures, among which a heavy weight is not shared out.
 const FEW: usize = 1024;
-/// Parts of a heavy weight's columns.
+/// Parts of its columns then.
 const COLUMN_TASKS: usize = 10;
+/// Fewest columns of a task otherwise, so that copying its lines is little beside their products.
+const COLUMNS: usize = 4 * PANEL;
 
 /// Which part of the output a task computes: whole pictures, or lines of one, and some channels of them.
 struct Task {
@@ -307,6 +308,17 @@ struct Cut {
     lines: usize,
     /// Columns of a task, whole panels.
     columns: usize,
+}
+
+impl Cut {
+    /// Tasks of `wanted` lines, of pictures that have so many.
+    fn new(lines: usize, wanted: usize, columns: usize) -> Self {
+        Self {
+            pictures: (wanted / lines).max(1),
+            lines: wanted.clamp(1, lines),
+            columns,
+        }
+    }
 }
 
 /// The input lines of a task, in units, with their border.
@@ -348,25 +360,23 @@ impl Walk<'_> {
 
     /// Tasks for `lines` of a phase, of `line_units` units before and `line_rows` pixels after the convolution.
     ///
-    /// A task's lines and a part of a panel fit a core's cache. Where a weight does not, and pixels are few, tasks
-    /// share out its columns instead, and each reads its own once.
+    /// A task's lines and a part of a panel fit a core's cache. Of a heavy weight, a task has more lines, and where
+    /// pixels are few, tasks share out its columns instead, and each reads its own once.
     fn cut(&self, lines: usize, line_units: usize, line_rows: usize) -> Cut {
         let weight: usize = self.w.matrices.iter().map(PackedMatrix::units).sum();
-        let few = self.to.n * self.to.h * self.to.w <= FEW;
-        let (wanted, most, columns) = if few && weight >= HEAVY {
+        let (heavy, all) = (weight >= HEAVY, lines * self.to.n);
+        let most = if heavy { MOST_UNITS } else { TASK_UNITS } / line_units.max(1);
+        if heavy && self.to.n * self.to.h * self.to.w <= FEW {
             let panels = self.to.c.div_ceil(PANEL).div_ceil(COLUMN_TASKS);
-            (lines * self.to.n, MOST_UNITS, panels * PANEL)
-        } else {
-            let even = (lines * self.to.n).div_ceil(TASKS);
-            let enough = even.max(TASK_ROWS.div_ceil(line_rows));
-            (enough, TASK_UNITS, self.to.c.next_multiple_of(PANEL))
-        };
-        let wanted = wanted.min(most / line_units.max(1)).max(1);
-        Cut {
-            pictures: (wanted / lines).max(1),
-            lines: wanted.min(lines),
-            columns,
+            return Cut::new(lines, all.min(most), panels * PANEL);
         }
+        let enough = tasks::rows(all * line_rows, weight).div_ceil(line_rows);
+        let wanted = enough.min(most);
+        let columns = match heavy {
+            true => tasks::columns(self.to.c, all.div_ceil(wanted.max(1))).max(COLUMNS),
+            false => self.to.c.next_multiple_of(PANEL),
+        };
+        Cut::new(lines, wanted, columns)
     }
 
     /// Writes the task's part of `out`.

@@ -16,6 +16,9 @@ pub(crate) const BF16: Kernel = Kernel {
 };
 
 pub(super) const HALF: usize = LANES / 2;
+/// Steps of the summed axis by which the right operand is asked for ahead: its lines lie as far apart as a panel is
+/// wide, and no processor guesses that.
+pub(super) const AHEAD: usize = 32;
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
@@ -49,6 +52,30 @@ pub(super) fn mask(t: &Tile<'_>, vector: usize, half: usize) -> __m256i {
     )
 }
 
+/// Whether all columns of `vector` exist.
+#[inline]
+pub(super) fn whole(t: &Tile<'_>, vector: usize) -> bool {
+    vector + 1 < t.vectors || t.last == LANES
+}
+
+/// Stores eight columns, or those in `mask` unless all are `whole`: masked, a store takes as long as dozens of products
+/// on some processors.
+///
+/// # Safety
+/// The columns at `c` are writable.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn store(c: *mut f32, values: __m256, mask: __m256i, whole: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if whole {
+            _mm256_storeu_ps(c, values);
+        } else {
+            _mm256_maskstore_ps(c, mask, values);
+        }
+    }
+}
+
 /// A tile function for one precision.
 ///
 /// One body: the sums must not leave the registers, as they would at a call.
@@ -56,7 +83,7 @@ macro_rules! tiles {
     ($name:ident, $sized:ident, $multiply:ident) => {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn $sized<const R: usize>(t: &Tile<'_>, vector: usize) {
-            let masks = [mask(t, vector, 0), mask(t, vector, 1)];
+            let (masks, whole) = ([mask(t, vector, 0), mask(t, vector, 1)], whole(t, vector));
             let first = vector * LANES;
             let mut sums = [[_mm256_setzero_ps(); 2]; R];
             // SAFETY: the caller's promise; masks leave out columns that are not there.
@@ -82,6 +109,7 @@ macro_rules! tiles {
                     for _ in 0..t.length {
                         let low = _mm256_loadu_si256(b.cast());
                         let high = _mm256_loadu_si256(b.add(HALF).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * t.b_step).cast());
                         for i in 0..R {
                             let a = _mm256_set1_epi32(*rows[i].add(at) as i32);
                             sums[i][0] = $multiply(sums[i][0], a, low);
@@ -99,7 +127,7 @@ macro_rules! tiles {
                             let held = _mm256_maskload_ps(residual, masks[half]);
                             sums[i][half] = _mm256_add_ps(sums[i][half], held);
                         }
-                        _mm256_maskstore_ps(t.c.wrapping_add(place), masks[half], sums[i][half]);
+                        store(t.c.wrapping_add(place), sums[i][half], masks[half], whole);
                     }
                 }
             }

@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::avx2::{HALF, mask};
+use super::super::avx2::{AHEAD, HALF, mask, store, whole};
 use super::super::{Kernel, LANES, Tile};
 
 pub(crate) const INT8: Kernel = Kernel { tile, rows: [4; 4] };
@@ -41,7 +41,7 @@ fn signed(b: __m256i) -> [__m256i; 2] {
 /// The whole sums, or the values they stand for in the last pass.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn sized<const R: usize>(t: &Tile<'_>, vector: usize) {
-    let masks = [mask(t, vector, 0), mask(t, vector, 1)];
+    let (masks, whole) = ([mask(t, vector, 0), mask(t, vector, 1)], whole(t, vector));
     let first = vector * LANES;
     let low_bytes = _mm256_set1_epi16(0xff);
     let mut sums = [[_mm256_setzero_si256(); 2]; R];
@@ -60,6 +60,7 @@ unsafe fn sized<const R: usize>(t: &Tile<'_>, vector: usize) {
             let mut b = t.b.add(run.b + first);
             let mut at = 0;
             for _ in 0..t.length {
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * t.b_step).cast());
                 let halves = [
                     signed(_mm256_loadu_si256(b.cast())),
                     signed(_mm256_loadu_si256(b.add(HALF).cast())),
@@ -80,7 +81,12 @@ unsafe fn sized<const R: usize>(t: &Tile<'_>, vector: usize) {
         }
         for i in 0..R {
             for half in 0..2 {
-                finish(t, i, first + half * HALF, sums[i][half], masks[half]);
+                finish(
+                    t,
+                    (i, first + half * HALF),
+                    sums[i][half],
+                    (masks[half], whole),
+                );
             }
         }
     }
@@ -92,13 +98,18 @@ unsafe fn sized<const R: usize>(t: &Tile<'_>, vector: usize) {
 /// As [`Kernel::tile`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn finish(t: &Tile<'_>, i: usize, first: usize, sums: __m256i, mask: __m256i) {
+unsafe fn finish(
+    t: &Tile<'_>,
+    (i, first): (usize, usize),
+    sums: __m256i,
+    (mask, all): (__m256i, bool),
+) {
     let row = &t.rows[i];
     let c = t.c.wrapping_add(row.c + first);
     // SAFETY: the caller's promise; scales, offsets and bias are padded to whole vectors, masks cover the rest.
     unsafe {
         if t.scales.is_null() {
-            _mm256_maskstore_epi32(c.cast(), mask, sums);
+            store(c, _mm256_castsi256_ps(sums), mask, all);
             return;
         }
         let offsets = _mm256_loadu_si256(t.offsets.add(first).cast());
@@ -114,6 +125,6 @@ unsafe fn finish(t: &Tile<'_>, i: usize, first: usize, sums: __m256i, mask: __m2
             let residual = t.residual.wrapping_add(row.c + first);
             value = _mm256_add_ps(value, _mm256_maskload_ps(residual, mask));
         }
-        _mm256_maskstore_ps(c, mask, value);
+        store(c, value, mask, all);
     }
 }
