@@ -10,7 +10,7 @@ use latent_models::{
 use latent_nn::Compute;
 
 use crate::Error;
-use crate::defaults::FewSteps;
+use crate::defaults::{Defaults, FewSteps};
 use crate::image_prompts::{ImagePrompts, Shown};
 use crate::named::Names;
 use crate::pipeline::Builder;
@@ -18,10 +18,20 @@ use crate::pipeline::Builder;
 /// The parts of a model that another file can stand in for.
 pub const PARTS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
 
+/// When the LoRA that a model has for few steps is laid over it.
+#[derive(Clone, Copy, Debug, Default)]
+enum FewStepsWhen {
+    #[default]
+    Never,
+    /// Where the model's folder says that this is its default.
+    Default,
+    Always,
+}
+
 /// What the caller named.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Adapters {
-    pub(crate) few_steps: bool,
+    few_steps: FewStepsWhen,
     loras: Vec<(PathBuf, Strength)>,
     strict: bool,
     embeddings: Vec<(PathBuf, Option<String>)>,
@@ -129,7 +139,14 @@ impl Builder {
     /// request's own steps and guidance still count.
     #[must_use]
     pub fn few_steps(mut self) -> Self {
-        self.adapters.few_steps = true;
+        self.adapters.few_steps = FewStepsWhen::Always;
+        self
+    }
+
+    /// [`Builder::few_steps`] where the model's folder says that this is its default, as the built-in one's does.
+    #[must_use]
+    pub fn few_steps_by_default(mut self) -> Self {
+        self.adapters.few_steps = FewStepsWhen::Default;
         self
     }
 
@@ -208,7 +225,7 @@ impl Adapters {
             extras.names.push(format!("{part} {}", stem(path)));
         }
         let mut loras = Vec::new();
-        if self.few_steps {
+        if self.draws_in_few_steps(&Defaults::read(&folder)?) {
             loras.push((FewSteps::lora_of(&folder)?, Strength::all(1.0)));
             extras.names.push(FEW_STEPS.to_owned());
         }
@@ -233,6 +250,15 @@ impl Adapters {
         }
         extras.loras = reports;
         Ok(folder)
+    }
+
+    /// Whether a model with such defaults is to draw in few steps.
+    pub(crate) fn draws_in_few_steps(&self, defaults: &Defaults) -> bool {
+        match self.few_steps {
+            FewStepsWhen::Never => false,
+            FewStepsWhen::Default => defaults.few_steps.as_ref().is_some_and(|few| few.default),
+            FewStepsWhen::Always => true,
+        }
     }
 
     /// Text encoders, each with its tokenizer, with the words of the embeddings.

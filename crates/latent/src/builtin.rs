@@ -8,11 +8,12 @@ use latent_models::ModelFolder;
 
 use crate::Error;
 
-/// Every file of `model/`: its path below that folder with `/`, and its bytes. Empty in a build without one.
 /// Bytes that begin where numbers may: weights at an odd address would be copied, and memory hold them twice.
+#[cfg(feature = "builtin")]
 #[repr(C, align(64))]
 struct Aligned<T>(T);
 
+/// Every file of `model/`: its path below that folder with `/`, and its bytes. Empty in a build without one.
 static FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/builtin_files.rs"));
 
 /// Whether this build carries a built-in model.

@@ -44,6 +44,9 @@ pub struct FewSteps {
     pub lora: String,
     /// The steps.
     pub steps: usize,
+    /// Whether `latent generate` draws so where nothing says how to draw.
+    #[serde(default)]
+    pub default: bool,
 }
 
 impl Default for Defaults {

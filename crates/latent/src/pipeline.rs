@@ -241,6 +241,7 @@ impl Builder {
         let folder = &self
             .adapters
             .over(folder.clone(), &self.names, &mut extras)?;
+        let defaults = Defaults::read(folder)?;
         let texts = [
             folder.text_encoder(&compute)?.zip(folder.tokenizer()?),
             folder.text_encoder_2(&compute)?.zip(folder.tokenizer_2()?),
@@ -255,9 +256,10 @@ impl Builder {
             sdxl: text_2.map(|text| Sdxl::new(folder, text.into())),
             refiner: None,
             scheduler: scheduler(&folder.scheduler_config()?)?,
-            defaults: match self.adapters.few_steps {
-                true => Defaults::read(folder)?.in_few_steps(),
-                false => Defaults::read(folder)?,
+            defaults: if self.adapters.draws_in_few_steps(&defaults) {
+                defaults.in_few_steps()
+            } else {
+                defaults
             },
             vocabulary: Vocabulary::read(folder)?,
             compute,

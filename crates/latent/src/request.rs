@@ -177,6 +177,19 @@ impl Request {
         }
     }
 
+    /// Whether the model is free how to draw: nothing is said but words, seeds, a number of pictures and a size.
+    pub fn is_open(&self) -> bool {
+        let open = Self {
+            prompt: self.prompt.clone(),
+            seeds: self.seeds.clone(),
+            count: self.count,
+            width: self.width,
+            height: self.height,
+            ..Self::default()
+        };
+        *self == open
+    }
+
     /// Sets what the picture should not show.
     #[must_use]
     pub fn negative_prompt(mut self, text: impl Into<String>) -> Self {

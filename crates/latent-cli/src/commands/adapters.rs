@@ -19,7 +19,7 @@ const DEPTH: usize = 4;
 const CANNY: [f32; 2] = [100.0, 200.0];
 
 /// What changes the model that is drawn with.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Adapters and parts")]
 pub(crate) struct Adapters {
     /// A LoRA, LoHa, LoKr or DoRA to merge in, with its strength and if need be another for the text encoder; repeat
@@ -74,6 +74,11 @@ pub(crate) struct Adapters {
 }
 
 impl Adapters {
+    /// Whether nothing is laid over the model.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Takes the LoRAs out of the request's prompt and adds them to those of the flags.
     ///
     /// # Errors

@@ -194,7 +194,7 @@ struct Measured<'a> {
 impl Generation {
     fn run(self, terminal: &Terminal) -> Result<(), Fault> {
         let pipeline = open::pipeline_with(&self.model, terminal, |builder| {
-            Ok(open::perhaps_fast(builder, self.fast))
+            Ok(open::perhaps_fast(builder, Some(self.fast)))
         })?;
         let (compute, _) = open::compute(&self.model.compute)?;
         let judge = Judge::open(&self.judge, &compute)?;

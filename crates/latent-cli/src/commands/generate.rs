@@ -74,9 +74,10 @@ pub(crate) struct Generate {
     /// Pictures from one seed: picture k takes seed + k; with `--generator comfyui` all share the seed's noise.
     #[arg(long, value_name = "N")]
     count: Option<usize>,
-    /// Draw in few steps without guidance, where the model has a LoRA for that; the built-in one does in four.
-    #[arg(long)]
-    fast: bool,
+    /// Draw in few steps without guidance, where the model has a LoRA for that [default: as the model likes, where words,
+    /// seeds and a size are all that is said; the built-in one likes four].
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    fast: Option<bool>,
     /// Steps of the sampler, 1 to 1000 [default: the model's].
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
@@ -158,7 +159,8 @@ impl Generate {
                 request.seeds()[0]
             ));
         }
-        let opened = |precision| self.open_with((precision, &prompted), terminal);
+        let fast = self.fast(&request);
+        let opened = |precision| self.open_with(fast, (precision, &prompted), terminal);
         let mut pipeline = opened(None)?;
         if let Some(most) = self.memory.max_memory {
             let first = (self.precision(), pipeline);
@@ -195,15 +197,22 @@ impl Generate {
         profiled.map_or(Ok(()), |parts| profile::report(&parts, terminal))
     }
 
+    /// Whether to draw in few steps; `None` leaves it to the model, where nothing says how to draw.
+    fn fast(&self, request: &Request) -> Option<bool> {
+        let open = request.is_open() && self.adapters.is_empty() && self.sdxl.refiner.is_none();
+        self.fast.or(if open { None } else { Some(false) })
+    }
+
     /// The pipeline of the flags, opened again in another precision if one is given, with the refiner and what is laid over it.
     fn open_with(
         &self,
+        fast: Option<bool>,
         (precision, prompted): (Option<Precision>, &[(PathBuf, Strength)]),
         terminal: &Terminal,
     ) -> Result<Pipeline, Fault> {
         let mut model = self.model.clone();
         let lay = |builder| {
-            let builder = open::perhaps_fast(builder, self.fast);
+            let builder = open::perhaps_fast(builder, fast);
             self.adapters.onto(builder, prompted)
         };
         let pipeline = match precision {
@@ -236,7 +245,8 @@ impl Generate {
         }
         let mut request = self.request(terminal)?;
         let prompted = self.adapters.read_prompt(&mut request)?;
-        let open = move |precision| self.open_with((precision, &prompted), terminal);
+        let fast = self.fast(&request);
+        let open = move |precision| self.open_with(fast, (precision, &prompted), terminal);
         Ok((request, Box::new(open)))
     }
 

@@ -9,7 +9,7 @@ use super::adapters::numbers_behind;
 use crate::fault::Fault;
 
 /// Pictures, and the adapters that make a U-Net look at them.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Adapters and parts")]
 pub(crate) struct ImagePrompts {
     /// An IP-Adapter, by which pictures count beside the words, with its strength; repeat it for several [default strength:

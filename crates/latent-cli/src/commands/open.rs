@@ -59,9 +59,13 @@ pub(crate) fn again(
     Ok(opened?)
 }
 
-/// With the model's own LoRA for few steps, where that is wanted.
-pub(crate) fn perhaps_fast(builder: latent::Builder, fast: bool) -> latent::Builder {
-    if fast { builder.few_steps() } else { builder }
+/// With the model's own LoRA for few steps where that is wanted; `None` leaves it to the model.
+pub(crate) fn perhaps_fast(builder: latent::Builder, fast: Option<bool>) -> latent::Builder {
+    match fast {
+        Some(true) => builder.few_steps(),
+        Some(false) => builder,
+        None => builder.few_steps_by_default(),
+    }
 }
 
 /// A second pipeline beside that of `model`, on the same device.

@@ -45,15 +45,22 @@ fn assert_same(one: &Path, other: &Path) {
     );
 }
 
+/// The tiny model in a folder of its own, with a LoRA for two steps that is its default or is not.
+fn with_few_steps(model: &Path, default: bool) {
+    copied(&tiny_model(), model);
+    let lora = tiny_model().join("../adapters/lora_kohya.safetensors");
+    fs::copy(lora, model.join("few.safetensors")).expect("copied");
+    let defaults = format!(
+        r#"{{"steps": 5, "few_steps": {{"lora": "few.safetensors", "steps": 2, "default": {default}}}}}"#
+    );
+    fs::write(model.join("latent.json"), defaults).expect("written");
+}
+
 #[test]
 fn a_picture_drawn_fast_is_drawn_fast_again() {
     let place = tempfile::tempdir().expect("a folder");
     let [model, first, second] = ["model", "first.png", "second.png"].map(|n| place.path().join(n));
-    copied(&tiny_model(), &model);
-    let lora = tiny_model().join("../adapters/lora_kohya.safetensors");
-    fs::copy(lora, model.join("few.safetensors")).expect("copied");
-    let defaults = r#"{"steps": 5, "few_steps": {"lora": "few.safetensors", "steps": 2}}"#;
-    fs::write(model.join("latent.json"), defaults).expect("written");
+    with_few_steps(&model, false);
     let common = ["--model", text(&model), "-o"];
     let generate = ["generate", "a red fox", "--fast", "--device", "cpu"];
     let drawn = latent().args(generate).args(common).arg(&first).output();
@@ -65,6 +72,31 @@ fn a_picture_drawn_fast_is_drawn_fast_again() {
         .arg(&second);
     said(again.env("LATENT_DEVICE", "cpu")).fine();
     assert_same(&first, &second);
+}
+
+#[test]
+fn a_model_that_likes_few_steps_takes_them_where_nothing_says_how_to_draw() {
+    let place = tempfile::tempdir().expect("a folder");
+    let model = place.path().join("model");
+    let drawn = |likes: bool, flags: &[&str]| {
+        if model.exists() {
+            fs::remove_dir_all(&model).expect("removed");
+        }
+        with_few_steps(&model, likes);
+        let picture = place.path().join("fox.png");
+        let mut command = latent();
+        command.args(["generate", "a red fox", "--device", "cpu"]);
+        command.args(["--model", text(&model), "-o"]).arg(&picture);
+        said(command.args(flags)).fine();
+        fs::read(&picture).expect("a picture")
+    };
+    let (few, many) = (drawn(false, &["--fast"]), drawn(false, &[]));
+    assert!(few != many, "the LoRA changes the picture");
+    assert!(drawn(true, &[]) == few, "its default");
+    assert!(drawn(true, &["--fast=false"]) == many, "told not to");
+    for named in [["--steps", "5"], ["--guidance", "7.5"]] {
+        assert!(drawn(true, &named) == many, "{named:?} says how to draw");
+    }
 }
 
 /// Wishes as flags of `latent generate`.
