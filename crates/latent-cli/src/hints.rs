@@ -1,4 +1,4 @@
-//! Kind words about words that a model does not know.
+//! Kind words about words that a model does not know, and about what it chose where nothing was said.
 
 use latent::models::Grammar;
 use latent::{Pipeline, Request, UnknownWord, Vocabulary};
@@ -30,6 +30,17 @@ pub(crate) fn of_words(pipeline: &Pipeline, request: &Request, terminal: &Termin
         } else {
             format!("and {more} more word{s}")
         });
+    }
+}
+
+/// Says on stderr that the model took few steps of its own accord, and how to have all.
+pub(crate) fn of_few_steps(pipeline: &Pipeline, asked: Option<bool>, terminal: &Terminal) {
+    let likes = pipeline.defaults().few_steps.as_ref();
+    if let Some(few) = likes.filter(|few| few.default && asked.is_none()) {
+        terminal.note(format_args!(
+            "{} steps, as this model likes where nothing says how to draw; `--fast=false` takes all",
+            few.steps
+        ));
     }
 }
 

@@ -169,6 +169,7 @@ impl Generate {
         }
         adapters::report(&pipeline, terminal);
         hints::of_words(&pipeline, &request, terminal);
+        hints::of_few_steps(&pipeline, fast, terminal);
         if self.profile && !pipeline.compute().is_cpu() {
             let what = "a profile times the CPU's operations; take `--device cpu`, or leave `--profile` out";
             return Err(Fault::usage(what));

@@ -87,7 +87,9 @@ fn a_model_that_likes_few_steps_takes_them_where_nothing_says_how_to_draw() {
         let mut command = latent();
         command.args(["generate", "a red fox", "--device", "cpu"]);
         command.args(["--model", text(&model), "-o"]).arg(&picture);
-        said(command.args(flags)).fine();
+        let said = said(command.args(flags)).fine();
+        let told = said.stderr.contains("2 steps, as this model likes");
+        assert_eq!(told, likes && flags.is_empty(), "{}", said.stderr);
         fs::read(&picture).expect("a picture")
     };
     let (few, many) = (drawn(false, &["--fast"]), drawn(false, &[]));
