@@ -21,6 +21,8 @@ fn linear_equals_its_definition_for_every_tail() {
         (97, 130, 48),
         (3, 3300, 70),
         (200, 6, 200),
+        // A heavy weight, shared out by rows and by columns.
+        (300, 801, 700),
     ]
     .into_iter()
     .enumerate()
@@ -177,6 +179,27 @@ fn convolution_equals_its_definition() {
                 &format!("{s:?} {precision:?}"),
             );
         }
+    }
+}
+
+/// Few pixels share out the columns of a heavy weight, many its rows, and both.
+#[test]
+fn a_convolution_with_a_heavy_weight_has_the_same_bits_in_any_batch() {
+    let of = |n| shape([n, 20, 20, 100, 610], [3, 3], 1, [1; 4], false);
+    let (all, one) = (of(3), of(1));
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let w = PackedConv::pack(&values(one.co * one.ci * 9, 1), &one, precision);
+        let x = values(3 * 400 * one.ci, 2);
+        let convolved = |x: &[f32], shape: &ConvShape| {
+            let mut out = vec![f32::NAN; shape.n * 400 * shape.co];
+            conv2d(x, &w, shape, &Epilogue::default(), &mut out);
+            out
+        };
+        let alone: Vec<f32> = x
+            .chunks_exact(400 * one.ci)
+            .flat_map(|x| convolved(x, &one))
+            .collect();
+        assert!(convolved(&x, &all) == alone, "{precision:?}");
     }
 }
 
