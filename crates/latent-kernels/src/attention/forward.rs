@@ -200,6 +200,7 @@ impl Block<'_> {
                 scores[shape.seen(self.first + i).saturating_sub(keys).min(there)..]
                     .fill(f32::NEG_INFINITY);
                 let factor = soften(scores, shape.scale(), &mut state[i]);
+                // f32 are units as they are.
                 if precision != Precision::F32 {
                     fill_row(&scores[..there], &mut b[i * stride..][..stride], precision);
                 }

@@ -365,7 +365,8 @@ impl Walk<'_> {
     fn cut(&self, lines: usize, line_units: usize, line_rows: usize) -> Cut {
         let weight: usize = self.w.matrices.iter().map(PackedMatrix::units).sum();
         let (heavy, all) = (weight >= HEAVY, lines * self.to.n);
-        let most = if heavy { MOST_UNITS } else { TASK_UNITS } / line_units.max(1);
+        let room = if heavy { MOST_UNITS } else { TASK_UNITS };
+        let most = room / line_units.max(1);
         if heavy && self.to.n * self.to.h * self.to.w <= FEW {
             let panels = self.to.c.div_ceil(PANEL).div_ceil(COLUMN_TASKS);
             return Cut::new(lines, all.min(most), panels * PANEL);
