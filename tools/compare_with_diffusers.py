@@ -55,7 +55,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("latents")
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--negative", default="")
+    parser.add_argument("--negative")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=7.5)
