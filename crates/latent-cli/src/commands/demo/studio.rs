@@ -226,6 +226,11 @@ impl<'a> Studio<'a> {
             quoted(&request.prompt),
             request.seeds()[0]
         );
+        let few = self.pipeline.defaults().few_steps.as_ref();
+        if request.is_open() && few.is_some_and(|few| few.default) {
+            // Pages are drawn with all steps.
+            line += " --fast=false";
+        }
         let mut flag = |name: &str, value: Option<String>| {
             if let Some(value) = value {
                 // Writing into a String cannot fail.
