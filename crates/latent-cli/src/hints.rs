@@ -35,11 +35,11 @@ pub(crate) fn of_words(pipeline: &Pipeline, request: &Request, terminal: &Termin
 
 /// Says on stderr that the model took few steps of its own accord, and how to have all.
 pub(crate) fn of_few_steps(pipeline: &Pipeline, asked: Option<bool>, terminal: &Terminal) {
-    let likes = pipeline.defaults().few_steps.as_ref();
-    if let Some(few) = likes.filter(|few| few.default && asked.is_none()) {
+    let defaults = pipeline.defaults();
+    if asked.is_none() && defaults.likes_few_steps() {
         terminal.note(format_args!(
             "{} steps, as this model likes where nothing says how to draw; `--fast=false` takes all",
-            few.steps
+            defaults.steps
         ));
     }
 }

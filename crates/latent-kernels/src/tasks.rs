@@ -6,8 +6,8 @@ use crate::product::PANEL;
 const TASKS: usize = 32;
 /// Fewest rows that pay for a task.
 const ROWS: usize = 96;
-/// The same with a heavy weight: every task reads it out of memory, which takes as long as the products of some
-/// hundred rows.
+/// The same with a heavy weight: every task reads it out of memory, which takes as long as the products of twenty rows
+/// and more.
 const ROWS_OF_HEAVY: usize = 256;
 /// Units from which on a weight is heavy: 2 MiB, more than a core's own cache holds beside a task's rows.
 pub(crate) const HEAVY: usize = 1 << 19;

@@ -206,7 +206,7 @@ impl Adapters {
     pub(crate) fn over(
         &self,
         mut folder: ModelFolder,
-        names: &Names,
+        (names, defaults): (&Names, &Defaults),
         extras: &mut Extras,
     ) -> Result<ModelFolder, Error> {
         if self.averaged {
@@ -225,8 +225,8 @@ impl Adapters {
             extras.names.push(format!("{part} {}", stem(path)));
         }
         let mut loras = Vec::new();
-        if self.draws_in_few_steps(&Defaults::read(&folder)?) {
-            loras.push((FewSteps::lora_of(&folder)?, Strength::all(1.0)));
+        if self.draws_in_few_steps(defaults) {
+            loras.push((FewSteps::lora_of(&folder, defaults)?, Strength::all(1.0)));
             extras.names.push(FEW_STEPS.to_owned());
         }
         for (path, strength) in &self.loras {
@@ -256,7 +256,7 @@ impl Adapters {
     pub(crate) fn draws_in_few_steps(&self, defaults: &Defaults) -> bool {
         match self.few_steps {
             FewStepsWhen::Never => false,
-            FewStepsWhen::Default => defaults.few_steps.as_ref().is_some_and(|few| few.default),
+            FewStepsWhen::Default => defaults.likes_few_steps(),
             FewStepsWhen::Always => true,
         }
     }

@@ -80,6 +80,11 @@ impl Defaults {
         }
     }
 
+    /// Whether the model is drawn with in few steps where nothing says how to draw.
+    pub fn likes_few_steps(&self) -> bool {
+        self.few_steps.as_ref().is_some_and(|few| few.default)
+    }
+
     /// Those of a model that draws in few steps: as it was taught to, by `latent train lora`.
     pub(crate) fn in_few_steps(self) -> Self {
         match &self.few_steps {
@@ -96,13 +101,13 @@ impl Defaults {
 }
 
 impl FewSteps {
-    /// The LoRA that the folder names.
+    /// The LoRA that the folder's `defaults` name.
     ///
     /// # Errors
     /// [`Error::Request`] if it names none, or a file that is not there; [`Error::Model`] if the file is no LoRA.
-    pub(crate) fn lora_of(folder: &ModelFolder) -> Result<Lora, Error> {
+    pub(crate) fn lora_of(folder: &ModelFolder, defaults: &Defaults) -> Result<Lora, Error> {
         let files = folder.files();
-        let Some(few) = Defaults::read(folder)?.few_steps else {
+        let Some(few) = &defaults.few_steps else {
             return Err(Error::Request(format!(
                 "`{}` has no LoRA for few steps; lay one over it (`--lora FILE --steps 4 --guidance 1`), or train one with a table \
                  `[distillation]` (`latent train lora`), put its file into the folder and name it in {FILE}: \

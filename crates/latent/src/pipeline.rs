@@ -238,10 +238,10 @@ impl Builder {
             return Err(Error::Request(reason.to_owned()));
         }
         let mut extras = Extras::default();
+        let defaults = Defaults::read(folder)?;
         let folder = &self
             .adapters
-            .over(folder.clone(), &self.names, &mut extras)?;
-        let defaults = Defaults::read(folder)?;
+            .over(folder.clone(), (&self.names, &defaults), &mut extras)?;
         let texts = [
             folder.text_encoder(&compute)?.zip(folder.tokenizer()?),
             folder.text_encoder_2(&compute)?.zip(folder.tokenizer_2()?),

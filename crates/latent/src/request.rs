@@ -429,4 +429,18 @@ mod tests {
         }
         base().steps(1).size(1, 8192).count(8).validate().unwrap();
     }
+
+    #[test]
+    fn words_seeds_a_number_and_a_size_leave_open_how_to_draw_and_nothing_else_does() {
+        let open = || Request::new("a fox").seed(3).count(2).size(64, 96);
+        assert!(open().is_open());
+        for closed in [
+            open().steps(4),
+            open().guidance(1.0),
+            open().negative_prompt("fog"),
+            open().sampler("euler"),
+        ] {
+            assert!(!closed.is_open(), "{closed:?}");
+        }
+    }
 }

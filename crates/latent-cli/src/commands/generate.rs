@@ -159,7 +159,7 @@ impl Generate {
                 request.seeds()[0]
             ));
         }
-        let fast = self.fast(&request);
+        let fast = self.few_steps(&request);
         let opened = |precision| self.open_with(fast, (precision, &prompted), terminal);
         let mut pipeline = opened(None)?;
         if let Some(most) = self.memory.max_memory {
@@ -199,7 +199,7 @@ impl Generate {
     }
 
     /// Whether to draw in few steps; `None` leaves it to the model, where nothing says how to draw.
-    fn fast(&self, request: &Request) -> Option<bool> {
+    fn few_steps(&self, request: &Request) -> Option<bool> {
         let open = request.is_open() && self.adapters.is_empty() && self.sdxl.refiner.is_none();
         self.fast.or(if open { None } else { Some(false) })
     }
@@ -246,7 +246,7 @@ impl Generate {
         }
         let mut request = self.request(terminal)?;
         let prompted = self.adapters.read_prompt(&mut request)?;
-        let fast = self.fast(&request);
+        let fast = self.few_steps(&request);
         let open = move |precision| self.open_with(fast, (precision, &prompted), terminal);
         Ok((request, Box::new(open)))
     }

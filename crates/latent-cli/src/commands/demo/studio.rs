@@ -226,8 +226,7 @@ impl<'a> Studio<'a> {
             quoted(&request.prompt),
             request.seeds()[0]
         );
-        let few = self.pipeline.defaults().few_steps.as_ref();
-        if request.is_open() && few.is_some_and(|few| few.default) {
+        if request.is_open() && self.pipeline.defaults().likes_few_steps() {
             // Pages are drawn with all steps.
             line += " --fast=false";
         }
